@@ -1,0 +1,51 @@
+"""The whole exception tree: what can go wrong, readable in one file. Every message says what to do next."""
+
+from __future__ import annotations
+
+
+class PersonalQError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class SettingsError(PersonalQError):
+    """A flag, environment variable or configuration value cannot be used."""
+
+
+class CatalogError(PersonalQError):
+    """A repository or catalogue file cannot be read at all; single broken files are reported, not raised."""
+
+
+class BrokenFileError(CatalogError):
+    """One file is malformed, oversized or unsafe; the scan reports it and goes on."""
+
+
+class RequestError(PersonalQError):
+    """A request or an answer is empty, too long or does not belong to a pending question."""
+
+
+class UnknownCheckpointError(PersonalQError):
+    """No checkpoint has the id asked for."""
+
+
+class RerankerError(PersonalQError):
+    """A reranker could not score the candidates."""
+
+
+class ModelError(PersonalQError):
+    """A base model or checkpoint cannot be loaded."""
+
+
+class IncompatibleCheckpointError(ModelError):
+    """The checkpoint was made for another base model or architecture."""
+
+
+class QuantizationError(PersonalQError):
+    """A layer cannot be stored at the precision asked for; nothing falls back silently."""
+
+
+class GenerationError(PersonalQError):
+    """Denoising failed: out of memory, a bad size, or numbers that stopped being finite."""
+
+
+class CancelledError(PersonalQError):
+    """The user stopped the generation."""

@@ -1,0 +1,259 @@
+"""The frozen records that cross packages, and nothing else: no reading, no scoring, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from PIL.Image import Image
+
+Kind = Literal["lora", "dreambooth", "ti"]
+Role = Literal["subject", "style", "utility", "unknown"]
+SpanRole = Literal["trigger", "concept", "style"]
+Precision = Literal["reference", "taq-w8a8", "taq-w4a8", "rtn-w8a8", "rtn-w4a8", "nf4"]
+
+
+# --- what there is to choose from --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One personalised checkpoint. Everything but `id` may be missing; missing is neutral, never a mismatch."""
+
+    id: str
+    name: str = ""
+    kind: Kind = "lora"
+    base: str | None = None
+    """The base model in its normal form ("SD 1.5", "tiny-sd"); None is unknown."""
+    base_raw: str | None = None
+    """The base model as the file says it."""
+    architecture: str | None = None
+    triggers: tuple[str, ...] = ()
+    """Byte-exact insertable triggers; the canonical one first."""
+    trigger_sources: tuple[str, ...] = ()
+    """Where each trigger was read, in the same order."""
+    class_noun: str | None = None
+    category: str | None = None
+    role: Role = "unknown"
+    tags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other names: file stem, output name."""
+    description: str = ""
+    """Plain text: HTML, markdown and promotion removed."""
+    sample_prompts: tuple[str, ...] = ()
+    version: str | None = None
+    version_ordinal: float | None = None
+    group_id: str | None = None
+    """Lineage: all versions of one model share it."""
+    created_at: str | None = None
+    """ISO 8601 date of training or upload; never of import."""
+    license: str | None = None
+    files: tuple[str, ...] = ()
+    """Absolute paths, the weights first."""
+    preview: str | None = None
+    weight: float = 1.0
+    """The strength the author recommends."""
+    weight_sha256: str | None = None
+    source_format: str = ""
+    loadable: bool = True
+    """False for formats that are listed but never loaded, such as pickles."""
+
+
+# --- selecting ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Span:
+    """A highlighted piece of a prompt: code points `start` to `end`, end exclusive."""
+
+    start: int
+    end: int
+    role: SpanRole
+    id: str
+    """The checkpoint the piece belongs to."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user typed; `base` is the base model that is loaded, if any."""
+
+    text: str
+    base: str | None = None
+    history: tuple[str, ...] = ()
+    as_of: str | None = None
+    """ISO date "now" for phrases such as "last spring"; None is today."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A request, understood."""
+
+    text: str
+    subject: str
+    """The words that describe the subject wanted, without places, versions, bases and negations."""
+    style: str | None = None
+    """The words that describe a style asked for beside the subject."""
+    class_noun: str | None = None
+    version: str | None = None
+    """"12", "1.5", "first" or "newest"."""
+    time_range: tuple[str, str] | None = None
+    """ISO dates, both inclusive."""
+    base: str | None = None
+    negatives: tuple[str, ...] = ()
+    consumed: tuple[tuple[int, int], ...] = ()
+    """Pieces of `text` that only chose the checkpoint (version, time, base) and leave the prompt."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One checkpoint with every score it was given, kept for the user to see."""
+
+    checkpoint: Checkpoint
+    lexical: float = 0.0
+    dense: float = 0.0
+    fused: float = 0.0
+    rerank: float = 0.0
+    """The reranker's logit."""
+    probability: float = 0.0
+    """Calibrated share of the posterior over all candidates and "none"."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One answer to a question; several checkpoints may share it."""
+
+    id: str
+    label: str
+    checkpoint_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The checkpoints a request means, and its prompt with their triggers."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    prompt: str
+    spans: tuple[Span, ...]
+    confidence: float
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+    warnings: tuple[str, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One brief clarifying question; the last option is "none of these"."""
+
+    text: str
+    options: tuple[Option, ...]
+    candidates: tuple[Candidate, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoMatch:
+    """Nothing in the catalogue is what the request means; `nearest` come closest."""
+
+    nearest: tuple[Candidate, ...]
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+Decision: TypeAlias = Selection | Question | NoMatch
+
+
+# --- quantising --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QType:
+    """A number format: `bits` per code in the range `qmin`..`qmax`, kept in tensors of dtype `storage`."""
+
+    name: str
+    bits: int
+    signed: bool
+    qmin: int
+    qmax: int
+    storage: Literal["int8", "uint8"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What happens to the layers whose dotted name matches `pattern` (a regular expression)."""
+
+    pattern: str
+    weight: QType | None
+    """None keeps the layer in full precision."""
+    activation: QType | None = None
+    group: int | None = None
+    """Input group size of the weight scales; None is one scale per output channel."""
+    reason: str = ""
+    """Why, when the layer stays in full precision."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantised: the first rule whose pattern matches a layer decides."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    text_rows: QType | None = None
+    """Format of the unprotected key and value rows of cross-attention; None keeps them in full precision."""
+    probabilities: QType | None = None
+    """Format of the unprotected attention probabilities; None keeps them in full precision."""
+    protect: bool = False
+    """Keep the protected rows and columns in full precision."""
+
+
+# --- serving -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make. The same job and noise go to every precision of a comparison."""
+
+    prompt: str
+    negative: str = ""
+    spans: tuple[Span, ...] = ()
+    """The pieces of the prompt whose tokens are protected."""
+    checkpoints: tuple[tuple[Checkpoint, float], ...] = ()
+    """What to load on the base, each with its weight."""
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 3.5
+    width: int | None = None
+    """Pixels; None is the base model's own size."""
+    height: int | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """What was measured, in bytes. A value that was not measured is None, never an estimate."""
+
+    device: str
+    weights_bytes: int
+    """Bytes of the denoiser's stored tensors, counted once per storage."""
+    kv_bytes: int
+    """Bytes of the cached cross-attention keys and values."""
+    peak_allocated: int | None
+    """Peak of the CUDA allocator during the run."""
+    peak_reserved: int | None
+    process_rss: int | None
+    """Peak resident set of the process during the run."""
+    seconds: float
+    how_measured: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One step of one variant; the last frame of a variant has step == total, the picture and the memory."""
+
+    variant: Precision
+    step: int
+    total: int
+    image: Image | None = None
+    memory: MemoryReading | None = None
