@@ -1,0 +1,67 @@
+"""Makes one job at one precision, or at several from the same noise. Knows no widgets and no files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+from PIL.Image import Image
+
+from personalq.backend.engine import Engine
+from personalq.backend.memory import Meter
+from personalq.diffusion.attention import prompt_attention
+from personalq.diffusion.generate import denoise, initial_noise
+from personalq.diffusion.text import encode
+from personalq.records import Frame, Job, Precision
+
+
+def compare(
+    engine: Engine, job: Job, precisions: Sequence[Precision] = ("reference", "taq-w8a8")
+) -> Generator[Frame, None, None]:
+    """The frames of one job at each precision in turn, every one from the same initial noise.
+
+    Close the generator to stop. Raises what `generate` raises.
+    """
+    for precision in precisions:
+        with closing(generate(engine, job, precision)) as frames:
+            yield from frames
+
+
+def generate(engine: Engine, job: Job, precision: Precision) -> Generator[Frame, None, None]:
+    """The frames of one job; each finished picture's frame carries the memory it took, measured.
+
+    `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
+    Keys and values of the prompt are computed once for all of them. Without spans only the start token is protected.
+    Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
+    """
+    with engine.hold(job, precision) as session:
+        pipe, meter = session.pipe, Meter(session.device)
+        text = encode(pipe, job.prompt, job.negative, job.spans, start=not job.spans)
+        with prompt_attention(pipe.unet, session.text, text.rows(job.guidance > 1).protected) as cache:
+            for index in range(job.count):
+                noise, generator = initial_noise(pipe, job, index)
+                with closing(denoise(pipe, text, noise, job, precision, generator)) as frames:
+                    for frame in frames:
+                        done = frame.step == frame.total
+                        memory = meter.reading(pipe.unet, cache.nbytes) if done else None
+                        step = frame.step + index * frame.total
+                        left = time.perf_counter()
+                        yield replace(frame, step=step, total=frame.total * job.count, memory=memory)
+                        meter.skip(time.perf_counter() - left)
+                meter = Meter(session.device)
+
+
+def psnr(a: Image, b: Image) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error); infinite for identical pictures.
+
+    Raises ValueError for pictures of different sizes.
+    """
+    if a.size != b.size:
+        raise ValueError(f"Pictures of {a.size} and {b.size} cannot be compared: make both at one size.")
+    x, y = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (a, b))
+    error = float(((x - y) ** 2).mean())
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -1,0 +1,119 @@
+"""Decides what is resident: one base for all its checkpoints, and one denoiser at one precision at a time.
+
+A full-precision denoiser is never resident beside a quantised one: to change precision the old one is dropped first
+and the new one read from disk. It knows no steps, pictures or widgets.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personalq.diffusion.attach import attach, detach
+from personalq.diffusion.attention import FullPrecision, TextAttention
+from personalq.diffusion.generate import memory_advice
+from personalq.diffusion.load import Pipeline, check_unet_fits, dreambooth_folder, load_base, load_unet
+from personalq.errors import ModelError
+from personalq.quant.apply import Report, quantize_unet
+from personalq.quant.recipe import recipe_named
+from personalq.quant.trigger import TriggerAware
+from personalq.records import Checkpoint, Job, Precision
+
+
+@dataclass(frozen=True)
+class Session:
+    """A pipeline that is ready for one job, for as long as it is held."""
+
+    pipe: Pipeline
+    text: TextAttention[Any]
+    precision: Precision
+    device: torch.device
+    report: Report | None
+    """How the denoiser was quantised; None for the reference."""
+
+
+class Engine:
+    """Holds one base model and lends it out, one job at a time, at the precision asked for."""
+
+    def __init__(self, base: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> None:
+        """Nothing is loaded yet. `base` is a diffusers folder or a Hub id; `device` is "auto", "cpu" or "cuda".
+
+        `dtype` of everything that is not quantised: by default float16 on CUDA and bfloat16 on the CPU.
+        """
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.base, self.device = base, torch.device(chosen)
+        self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.bfloat16)
+        self._lock = threading.Lock()  # not reentrant: a generator may be closed by another thread than began it
+        self._pipe: Pipeline | None = None
+        self._root: str | None = None
+        self._resident: tuple[str, Precision] | None = None
+        self._report: Report | None = None
+
+    def label(self, precision: Precision) -> str:
+        """What a precision is on this machine, such as "reference (bfloat16, cpu)"."""
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"{precision} ({kind if precision == 'reference' else f'rest in {kind}'}, {self.device.type})"
+
+    @contextmanager
+    def hold(self, job: Job, precision: Precision) -> Iterator[Session]:
+        """Lend the base with the job's checkpoints, its denoiser at `precision`; waits while another job holds it.
+
+        Raises ModelError, IncompatibleCheckpointError or QuantizationError; what was resident may then be gone.
+        """
+        with self._lock:
+            text = FullPrecision() if precision == "reference" else TriggerAware(recipe_named(precision))
+            whole = [c for c, _ in job.checkpoints if c.kind == "dreambooth"]
+            if len(whole) > 1:
+                raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
+            with memory_advice(f"loading {precision}"):
+                pipe = self._bring(whole[0] if whole else None, precision)
+                attached = attach(pipe, [(c, weight) for c, weight in job.checkpoints if c.kind != "dreambooth"])
+            try:
+                yield Session(pipe, text, precision, self.device, self._report)
+            finally:
+                detach(pipe, attached)
+
+    def close(self) -> None:
+        """Let everything go."""
+        with self._lock:
+            self._evict()
+            self._pipe = None
+
+    def _bring(self, whole: Checkpoint | None, precision: Precision) -> Pipeline:
+        """Make the denoiser of the base, or of a DreamBooth checkpoint, resident at `precision`.
+
+        A DreamBooth checkpoint that is a complete pipeline brings its own text encoder and autoencoder too.
+        """
+        source = dreambooth_folder(whole) if whole else Path(self.base)
+        complete = whole is not None and (source / "model_index.json").exists()
+        root = str(source if complete else self.base)
+        if self._pipe is None or self._root != root:
+            self._evict()
+            self._pipe, self._root = None, root
+            self._pipe = load_base(root, self.device, self.dtype, with_unet=False)
+        wanted = (str(source if whole else self.base), precision)
+        if self._resident != wanted:
+            self._evict()
+            unet = load_unet(wanted[0], self.device, self.dtype)
+            if whole and not complete:
+                check_unet_fits(unet, self.base, whole)
+            if precision != "reference":
+                self._report = quantize_unet(unet, recipe_named(precision))
+            self._pipe.unet, self._resident = unet, wanted
+        return self._pipe
+
+    def _evict(self) -> None:
+        """Drop the resident denoiser before another one is read."""
+        if self._pipe is not None:
+            self._pipe.unet = None
+        self._resident = self._report = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
