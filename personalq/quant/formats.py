@@ -1,0 +1,26 @@
+"""The number formats there are, and what one means. It knows nothing of tensors, packing or layers."""
+
+from __future__ import annotations
+
+from personalq.records import QType
+
+INT8 = QType("int8", 8, signed=True, qmin=-127, qmax=127, storage="int8")
+"""Symmetric; one scale per output channel (weights), token (activations), row (keys) or channel (values)."""
+
+INT4 = QType("int4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
+"""Asymmetric in groups, two codes a byte; a group unpacks to exact int8 values."""
+
+NF4 = QType("nf4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
+"""bitsandbytes' table of sixteen normal quantiles, absmax per 64 weights; linear layers only."""
+
+LINEAR8 = QType("linear8", 8, signed=False, qmin=0, qmax=255, storage="uint8")
+"""Attention probabilities in even steps of the largest of their row."""
+
+LINEAR4 = QType("linear4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
+"""As `LINEAR8`, sixteen levels."""
+
+LOG4 = QType("log4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
+"""Attention probabilities in half octaves below the largest of their row; the top code is zero."""
+
+LOG_STEP = {LOG4.name: 0.5}
+"""Step of the logarithmic formats, in octaves."""

@@ -1,0 +1,157 @@
+import dataclasses
+import gc
+import weakref
+
+import pytest
+import torch
+from conftest import MakeUnet
+from torch import Tensor, nn
+
+from personalq.errors import QuantizationError
+from personalq.quant.apply import NF4_REASON, quantize_unet, stored_bytes
+from personalq.quant.formats import INT8, LOG4
+from personalq.quant.layers import QConv2d, QLinear
+from personalq.quant.recipe import RECIPES, recipe_named
+from personalq.records import Rule
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+INTEGER = ["taq-w8a8", "taq-w4a8", "rtn-w8a8", "rtn-w4a8"]
+LIMIT = {"taq-w8a8": 0.08, "taq-w4a8": 0.4, "rtn-w8a8": 0.08, "rtn-w4a8": 0.4, "nf4": 0.4}
+TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+TO_K = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+CONV = "mid_block.resnets.0.conv1"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_whole_unet_runs_and_stays_close(make_unet: MakeUnet, inputs: Inputs, name: str, dtype: torch.dtype) -> None:
+    unet, (latents, step, text) = make_unet(dtype), inputs
+    reference = unet(latents.to(dtype), step, text.to(dtype)).sample.float()
+    quantize_unet(unet, recipe_named(name))
+    assert unet.dtype == dtype and unet.device == torch.device("cpu")
+    out = unet(latents.to(dtype), step, text.to(dtype)).sample
+    assert out.dtype == dtype
+    assert 1e-3 < (out.float() - reference).norm() / reference.norm() < LIMIT[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_report_counts_what_is_held(make_unet: MakeUnet, name: str) -> None:
+    unet = make_unet(torch.bfloat16)
+    parameters = sum(p.numel() for p in unet.parameters())
+    before = stored_bytes(unet)
+    assert before == 2 * parameters
+    report = quantize_unet(unet, recipe_named(name))
+    assert report.fp16_bytes == before
+    assert report.stored_bytes == stored_bytes(unet) == sum(layer.stored_bytes for layer in report.layers)
+    held = {t.untyped_storage().data_ptr(): t.nbytes for t in (*unet.parameters(), *unet.buffers()) if t.dim()}
+    scalars = sum(t.nbytes for t in unet.buffers() if not t.dim())
+    if name != "nf4":
+        assert report.stored_bytes == sum(held.values()) + scalars
+    assert {layer.name for layer in report.layers} == {
+        n for n, m in unet.named_modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)]
+    }
+    assert all(layer.reason for layer in report.full_precision)
+    assert not any(layer.reason for layer in report.layers if layer.format)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("taq-w8a8", 8), ("taq-w4a8", 4)])
+def test_bytes_are_those_of_the_arithmetic(make_unet: MakeUnet, name: str, bits: int) -> None:
+    unet = make_unet(torch.bfloat16)
+    weights = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    packed = [n for n in weights if n not in ("conv_in", "conv_out") and not n.endswith(("attn2.to_k", "attn2.to_v"))]
+    expected = stored_bytes(unet)
+    for layer in packed:
+        out, width = weights[layer].weight.flatten(1).shape
+        group = min(64, width)
+        row = width if bits == 8 else -(-width // group) * (group // 2 + 2)
+        expected += out * (row + 4 - 2 * width) + 2  # codes and scale for 16-bit weights, and the stand-in
+    report = quantize_unet(unet, recipe_named(name))
+    assert report.stored_bytes == expected
+    assert report.fp16_bytes / report.stored_bytes > (1.7 if bits == 8 else 2.6)
+    assert [layer.name for layer in report.layers if layer.format] == packed
+    assert report.coverage > 0.9
+
+
+def test_protected_projections_are_the_full_precision_weights(make_unet: MakeUnet) -> None:
+    untouched = make_unet()
+    for name in INTEGER:
+        unet = make_unet()
+        quantize_unet(unet, recipe_named(name))
+        kept, packed = unet.get_submodule(TO_K), unet.get_submodule(TO_Q)
+        assert type(kept) is nn.Linear and isinstance(packed, QLinear)
+        assert torch.equal(kept.weight, untouched.get_submodule(TO_K).weight)
+
+
+@torch.no_grad()
+def test_taq_and_rtn_store_the_same_weights(make_unet: MakeUnet) -> None:
+    for taq, rtn in (("taq-w8a8", "rtn-w8a8"), ("taq-w4a8", "rtn-w4a8")):
+        one, other = make_unet(), make_unet()
+        quantize_unet(one, recipe_named(taq))
+        quantize_unet(other, recipe_named(rtn))
+        for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_nf4_takes_linears_only_and_says_so(make_unet: MakeUnet) -> None:
+    unet = make_unet(torch.bfloat16)
+    report = quantize_unet(unet, recipe_named("nf4"))
+    assert unet.get_submodule(TO_K).weight.dtype == torch.uint8
+    assert type(unet.get_submodule(CONV)) is nn.Conv2d
+    assert NF4_REASON in {layer.reason for layer in report.full_precision if layer.name == CONV}
+    assert 1.0 < report.fp16_bytes / report.stored_bytes < 2.0
+
+
+def test_float_layers_are_freed(make_unet: MakeUnet) -> None:
+    unet = make_unet()
+    watched = [weakref.ref(unet.get_submodule(name)) for name in (TO_Q, CONV)]
+    quantize_unet(unet, recipe_named("taq-w8a8"))
+    gc.collect()
+    assert [ref() for ref in watched] == [None, None]
+    assert isinstance(unet.get_submodule(CONV), QConv2d)
+    assert not any(p.requires_grad for p in unet.parameters())
+
+
+def test_a_shared_layer_stays_shared() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(64, 64)})
+    model["b"] = model["a"]
+    report = quantize_unet(model, recipe_named("taq-w8a8"))
+    assert model["a"] is model["b"] and isinstance(model["a"], QLinear)
+    assert len(report.layers) == 1 and report.stored_bytes == stored_bytes(model)
+
+
+def test_views_of_one_storage_are_counted_once() -> None:
+    model = nn.Module()
+    whole = torch.zeros(100)
+    model.register_buffer("a", whole[:50])
+    model.register_buffer("b", whole[50:])
+    assert stored_bytes(model) == 400
+
+
+def test_damaged_weights_name_their_layer(make_unet: MakeUnet) -> None:
+    unet = make_unet()
+    with torch.no_grad():
+        unet.get_submodule(CONV).weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(QuantizationError, match=rf"{CONV}: .*NaN"):
+        quantize_unet(unet, recipe_named("taq-w8a8"))
+
+
+def test_what_is_not_built_raises(make_unet: MakeUnet) -> None:
+    unet, recipe = make_unet(), recipe_named("taq-w8a8")
+    with pytest.raises(QuantizationError, match="log4 are not built"):
+        quantize_unet(unet, dataclasses.replace(recipe, rules=(Rule(".*", LOG4, INT8),)))
+    assert not any(isinstance(m, QLinear) for m in unet.modules())
+    with pytest.raises(QuantizationError, match="No rule"):
+        quantize_unet(unet, dataclasses.replace(recipe, rules=recipe.rules[:2]))
+    with pytest.raises(QuantizationError, match="Conv1d has no packed counterpart"):
+        quantize_unet(nn.Sequential(nn.Conv1d(4, 4, 3)), recipe)
+    with pytest.raises(QuantizationError, match="taq-w8a8"):
+        recipe_named("w2a2")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_quantising_twice_raises(make_unet: MakeUnet, name: str) -> None:
+    unet = make_unet()
+    quantize_unet(unet, recipe_named(name))
+    with pytest.raises(QuantizationError, match="already"):
+        quantize_unet(unet, recipe_named(name))
