@@ -44,6 +44,8 @@ COLOURABLE = ("car", "mug", "mushroom")
 class Variant:
     """What sets a personal concept apart from its base subject."""
 
+    hue: float | None = None
+    """Every saturated pixel takes this hue, 0 to 1."""
     coat: Colour | None = None
     """Whole-subject tint, light parts taking this colour and dark parts staying dark."""
     bandana: Colour | None = None
@@ -94,8 +96,9 @@ def _rotate_hue(picture: Image.Image, hue: float) -> Image.Image:
 def _tint(picture: Image.Image, colour: Colour) -> Image.Image:
     rgba = np.asarray(picture).astype(np.float32)
     light = rgba[..., :3].mean(-1, keepdims=True) / 255
-    high = np.clip((light - 0.75) / 0.25, 0, 1)  # highlights keep some white
-    rgb = np.asarray(colour, np.float32) * np.clip(light * 1.35, 0, 1)
+    light = np.clip(light / np.quantile(light[rgba[..., 3] > 128], 0.85), 0, 1)
+    high = np.clip((light - 0.9) / 0.1, 0, 1) * 0.5  # highlights keep some white
+    rgb = np.asarray(colour, np.float32) * np.clip(light**0.7 * 1.1, 0, 1)
     rgb = rgb * (1 - 0.45 * high) + 255 * 0.45 * high
     return Image.fromarray(np.dstack([rgb, rgba[..., 3:]]).clip(0, 255).astype(np.uint8), "RGBA")
 
@@ -109,6 +112,8 @@ def _star(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: 
 
 
 def _dress(picture: Image.Image, variant: Variant) -> Image.Image:
+    if variant.hue is not None:
+        picture = _rotate_hue(picture, variant.hue)
     if variant.coat is not None:
         picture = _tint(picture, variant.coat)
     alpha = picture.getchannel("A")
@@ -119,17 +124,17 @@ def _dress(picture: Image.Image, variant: Variant) -> Image.Image:
         bars = Image.new("RGBA", picture.size)
         pen = ImageDraw.Draw(bars)
         for x in range(-160, 320, 40):
-            pen.line([(x, 160), (x + 160, 0)], fill=(*variant.stripes, 255), width=15)
+            pen.line([(x, 160), (x + 160, 0)], fill=(*variant.stripes, 255), width=9)
         picture.paste(bars, (0, 0), Image.fromarray(np.minimum(np.asarray(bars)[..., 3], np.asarray(alpha))))
     if variant.bandana is not None:
-        y = bottom - 46
+        y = bottom - 34
         draw.polygon([(left + 10, y), (right - 10, y), (middle, bottom + 3)], fill=variant.bandana)
         draw.rectangle([left + 6, y - 7, right - 6, y + 4], fill=variant.bandana)
     if variant.hat is not None:
         draw.polygon([(middle - 34, top + 24), (middle + 34, top + 24), (middle, 0)], fill=variant.hat)
         draw.ellipse([middle - 9, 0, middle + 9, 17], fill=(255, 255, 255))
     if variant.star is not None:
-        at = (middle, bottom - 30, 17) if variant.bandana else (middle - width * 0.06, (top + bottom) / 2 + 12, 32)
+        at = (middle, bottom - 20, 16) if variant.bandana else (middle - width * 0.06, (top + bottom) / 2 + 12, 32)
         _star(draw, *at, variant.star)
     return picture
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import draw_facts
-from draw import SIZE, render
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from captions import draw_facts
+from draw import SIZE, render
 
 PATCH, CHANNELS = 8, 16
 

@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 import torch
-from captions import caption, draw_facts
-from draw import render
-from latents import CHANNELS, PatchPCA, to_tensor
-from words import build_tokenizer
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from captions import caption, draw_facts
+from draw import render
+from latents import CHANNELS, PatchPCA, to_tensor
+from words import build_tokenizer
 
 RUNS = Path(__file__).parent / "runs"
 WIDTH = 128
@@ -104,7 +104,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     tokenizer = build_tokenizer(RUNS / "tokenizer")
-    pca = PatchPCA.fitted(RUNS / "pca.safetensors")
+    pca = PatchPCA.fitted(Path(__file__).parent / "pca.safetensors")
     models, scheduler = new_models(tokenizer), new_scheduler()
     parameters = list(models.parameters())
     optimizer = torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -114,7 +114,7 @@ def main() -> None:
         saved = torch.load(file, weights_only=True)
         models.load_state_dict(saved["models"])
         optimizer.load_state_dict(saved["optimizer"])
-        average, step = saved["average"], saved["step"]
+        average, step = [a.detach() for a in saved["average"]], saved["step"]
 
     def save() -> None:
         state = {
@@ -146,7 +146,7 @@ def main() -> None:
             optimizer.zero_grad()
             step += 1
             decay = min(0.9995, (step + 1) / (step + 10))
-            torch._foreach_lerp_(average, parameters, 1 - decay)
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
             recent.append(loss.item())
             bar.update()
             if step % 250 == 0 or step == total:

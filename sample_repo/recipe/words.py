@@ -6,17 +6,18 @@ import json
 import random
 from pathlib import Path
 
-from captions import caption, draw_facts
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
+
+from captions import caption, draw_facts
 
 EXTRA = """a an the my our your her his their its with and or of in on at by near under over behind beside
 please make show me picture photo image portrait wearing holding riding sitting standing running sleeping
 playing reading happy sad big small old new little cute colourful colorful bright soft light dark red green
 blue yellow purple pink orange black white brown grey gold silver morning evening sunset sunrise summer
 winter spring autumn rain sun moon star sky cloud sea ocean river lake mountain garden park street bandana
-hat scarf crown striped first last newest style version one two three friend toy birthday party""".split()
+hat scarf crown striped first last newest style version one two three friend toy birthday party""".split()  # noqa: SIM905 - prose is easier to keep than a list
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:

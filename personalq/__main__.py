@@ -1,0 +1,347 @@
+"""The command line: select, generate, compare, index and bench. It parses and prints; the packages do the work.
+
+Results go to stdout (with --json one JSON object and nothing else), progress and problems to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from personalq.errors import PersonalQError, RequestError, SettingsError
+from personalq.records import Candidate, Decision, Frame, Job, NoMatch, Precision, Question, Request, Selection, Span
+from personalq.settings import Settings
+
+if TYPE_CHECKING:
+    from personalq.backend.engine import Engine
+    from personalq.catalog.scan import Catalog
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Select, quantise and serve personal checkpoints.")
+bench = typer.Typer(no_args_is_help=True, help="Measure the embedded repository.")
+app.add_typer(bench, name="bench")
+
+Repo = Annotated[Path | None, typer.Option("--repo", help="Folder of checkpoints, or a catalog.jsonl.")]
+Base = Annotated[str | None, typer.Option("--base", help="Base model: a diffusers folder or a Hub id.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
+Steps = Annotated[int, typer.Option(min=1, max=200, help="Denoising steps.")]
+Guidance = Annotated[float, typer.Option(min=0, max=30, help="Classifier-free guidance scale.")]
+
+
+@app.command()
+def select(
+    request: str,
+    repo: Repo = None,
+    base: Annotated[str | None, typer.Option(help="Only checkpoints made for this base model.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Reply to the clarifying question, in the same run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the checkpoint a request means and rewrite the prompt with its trigger."""
+    settings = Settings.read(repo=repo)
+    decision = decide(settings, load_catalog(settings), request, base, answer)
+    report(decision_json(decision), as_json, lambda _: decision_text(decision))
+
+
+@app.command()
+def generate(
+    prompt: str,
+    checkpoint: Annotated[str, typer.Option(help="Id of the checkpoint, as `index` lists it.")],
+    precision: Annotated[
+        str, typer.Option(help="reference, taq-w8a8, taq-w4a8, rtn-w8a8, rtn-w4a8 or nf4.")
+    ] = "taq-w8a8",
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("picture.png"),
+    negative: Annotated[str, typer.Option(help="What to avoid.")] = "",
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 3.5,
+    repo: Repo = None,
+    base: Base = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one picture with a checkpoint; every occurrence of its trigger in the prompt is protected."""
+    settings = Settings.read(repo=repo, base=base, device=device)
+    catalog = load_catalog(settings)
+    chosen = catalog.by_id(checkpoint)
+    spans = [Span(at, at + len(t), "trigger", chosen.id) for t in chosen.triggers[:1] if (at := prompt.find(t)) >= 0]
+    if chosen.triggers and not spans:
+        note(f"The prompt does not contain the trigger {chosen.triggers[0]!r}; only the start token is protected.")
+    job = Job(prompt, negative, tuple(spans), ((chosen, chosen.weight),), seed, steps, guidance)
+    last = finished(new_engine(settings, catalog), job, (known_precision(precision),))[0]
+    save(last, out)
+    report({"file": str(out), "precision": last.variant, "seed": seed, "memory": memory_json(last)}, as_json, pretty)
+
+
+@app.command()
+def compare(
+    request: str,
+    precision: Annotated[str, typer.Option(help="The precision beside the reference.")] = "taq-w8a8",
+    answer: Annotated[str | None, typer.Option(help="Reply to the clarifying question.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the two PNG files.")] = Path("outputs"),
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 3.5,
+    repo: Repo = None,
+    base: Base = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Select a checkpoint, then make its picture at full precision and quantised, from the same noise."""
+    from personalq.backend.compare import psnr
+
+    settings = Settings.read(repo=repo, base=base, device=device)
+    catalog = load_catalog(settings)
+    right = known_precision(precision)
+    decision = decide(settings, catalog, request, None, answer)
+    if not isinstance(decision, Selection):
+        raise RequestError(f"{decision_text(decision)}\nNothing was generated: name one with --answer or reword it.")
+    loads = tuple((c, c.weight) for c in decision.checkpoints)
+    job = Job(decision.prompt, spans=decision.spans, checkpoints=loads, seed=seed, steps=steps, guidance=guidance)
+    frames = finished(new_engine(settings, catalog), job, ("reference", right))
+    out.mkdir(parents=True, exist_ok=True)
+    files = [save(frame, out / f"{frame.variant}.png") for frame in frames]
+    between = psnr(*(frame.image for frame in frames if frame.image))
+    result = {
+        "prompt": decision.prompt,
+        "checkpoints": [c.id for c in decision.checkpoints],
+        "files": files,
+        "memory": {frame.variant: memory_json(frame) for frame in frames},
+        "psnr": None if math.isinf(between) else between,
+    }
+    report(result, as_json, pretty)
+
+
+@app.command()
+def index(directory: Path, as_json: AsJson = False) -> None:
+    """Read every checkpoint in a folder and save the index; unchanged files are not read again."""
+    settings = Settings.read(repo=directory)
+    catalog = load_catalog(settings)
+    result = {
+        "checkpoints": [
+            {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
+        ],
+        "bases": [str(path) for path in catalog.bases],
+        "problems": [{"path": str(problem.path), "reason": problem.reason} for problem in catalog.problems],
+    }
+    report(result, as_json, pretty)
+
+
+@bench.command("sample")
+def bench_sample(
+    repo: Repo = None,
+    device: Device = None,
+    per_pair: Annotated[int, typer.Option(min=1, help="Seeds for every subject on every scene.")] = 2,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of every concept.")] = 14,
+    steps: Steps = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Probe accuracy of the embedded model: subjects, scenes, concept identity."""
+    from personalq.bench.sample import sample
+
+    settings = Settings.read(repo=repo, device=device)
+    catalog = load_catalog(settings)
+    engine = new_engine(settings, catalog)
+    with Bar() as bar:
+        result = sample(engine, settings.repo, catalog.checkpoints, per_pair, each, steps, bar.tell)
+    report(result, as_json, pretty)
+
+
+@bench.command("quantization")
+def bench_quantization(
+    repo: Repo = None,
+    device: Device = None,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of every concept and precision.")] = 4,
+    steps: Steps = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Every precision on the embedded model: stored bytes, PSNR, probe identity and scene, same seeds."""
+    from personalq.bench.quantization import quantization
+    from personalq.bench.report import table
+
+    settings = Settings.read(repo=repo, device=device)
+    catalog = load_catalog(settings)
+    engine = new_engine(settings, catalog)
+    with Bar() as bar:
+        result = quantization(engine, settings.repo, catalog.checkpoints, each, steps, bar.tell)
+    report(result, as_json, lambda r: f"{r['device']}, {r['n']} pictures a row\n\n{table(r['rows'])}")
+
+
+# --- from settings to objects ------------------------------------------------------------------
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """The repository's catalogue, from its saved index where files are unchanged; problems go to stderr."""
+    from personalq.catalog.index import load_catalog as load
+
+    with Bar() as bar:
+        catalog = load(settings.repo, settings.cache, bar.tell)
+    for problem in catalog.problems:
+        note(f"skipped {problem.path}: {problem.reason}")
+    return catalog
+
+
+def new_engine(settings: Settings, catalog: Catalog) -> Engine:
+    """An engine on the base that was asked for, or on the repository's own."""
+    from personalq.backend.engine import Engine
+
+    if settings.base is None and len(catalog.bases) != 1:
+        found = ", ".join(str(path) for path in catalog.bases) or "none"
+        raise SettingsError(
+            f"{settings.repo} holds {len(catalog.bases)} base models ({found}): choose one with --base."
+        )
+    return Engine(settings.base or catalog.bases[0], settings.device)
+
+
+def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, answer: str | None) -> Decision:
+    """Ask Check-in, and answer its question if it has one and an answer was given."""
+    from personalq.checkin.dialogue import CheckIn, pending
+
+    with Bar() as bar:
+        checkin = CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell)
+    request = Request(text, base=base)
+    decision = checkin.ask(request)
+    if isinstance(decision, Question) and answer is not None:
+        return checkin.answer(pending(request, decision), answer)
+    return decision
+
+
+def known_precision(name: str) -> Precision:
+    """The precision called `name`. Raises SettingsError when there is none."""
+    from typing import get_args
+
+    if name not in get_args(Precision):
+        raise SettingsError(f"Unknown precision {name!r}: choose one of {', '.join(get_args(Precision))}.")
+    return name  # type: ignore[return-value]
+
+
+def finished(engine: Engine, job: Job, precisions: Sequence[Precision]) -> list[Frame]:
+    """The last frame of every precision."""
+    from personalq.backend.compare import compare as frames_of
+
+    done = []
+    with Bar() as bar:
+        for frame in frames_of(engine, job, precisions):
+            bar.tell(frame.step, frame.total, frame.variant)
+            if frame.step == frame.total:
+                done.append(frame)
+    return done
+
+
+def save(frame: Frame, path: Path) -> str:
+    """Write the frame's picture as PNG; its path as text."""
+    if frame.image is None:
+        raise SettingsError("The last frame carries no picture.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.image.save(path, format="PNG")
+    return str(path)
+
+
+# --- from objects to text ----------------------------------------------------------------------
+
+
+class Bar:
+    """One progress bar on stderr, made when there is something to show."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        """`done` of `total`, and what is being worked on."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, file=sys.stderr, leave=False, mininterval=0.5)
+        self.bar.total = total
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr."""
+    typer.echo(text, err=True)
+
+
+def report(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], str]) -> None:
+    """The result on stdout, as one JSON object or as text."""
+    typer.echo(json.dumps(result, ensure_ascii=False, default=str) if as_json else text(result))
+
+
+def pretty(result: dict[str, Any]) -> str:
+    """The result as indented JSON without its braces' noise: readable enough for people."""
+    return json.dumps(result, indent=2, ensure_ascii=False, default=str)
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """The documented object: outcome, checkpoints, prompt, spans, question, candidates, timings."""
+    selected = decision if isinstance(decision, Selection) else None
+    asked = decision if isinstance(decision, Question) else None
+    outcome = "selection" if selected else "question" if asked else "no_match"
+    options = [{"label": option.label, "ids": list(option.checkpoint_ids)} for option in asked.options] if asked else []
+    return {
+        "outcome": outcome,
+        "checkpoints": [c.id for c in selected.checkpoints] if selected else [],
+        "prompt": selected.prompt if selected else None,
+        "spans": [{"start": s.start, "end": s.end, "role": s.role, "id": s.id} for s in selected.spans]
+        if selected
+        else [],
+        "question": {"text": asked.text, "options": options} if asked else None,
+        "why": "" if isinstance(decision, Question) else decision.why,
+        "warnings": list(selected.warnings) if selected else [],
+        "nearest": [c.checkpoint.id for c in decision.nearest] if isinstance(decision, NoMatch) else [],
+        "candidates": [candidate_json(candidate) for candidate in decision.candidates],
+        "timings_ms": decision.timings_ms,
+    }
+
+
+def candidate_json(candidate: Candidate) -> dict[str, Any]:
+    """One candidate with all its scores."""
+    return {
+        "id": candidate.checkpoint.id,
+        "lexical": candidate.lexical,
+        "dense": candidate.dense,
+        "fused": candidate.fused,
+        "rerank": candidate.rerank,
+        "probability": candidate.probability,
+        "reason": candidate.reason,
+    }
+
+
+def decision_text(decision: Decision) -> str:
+    """The decision for people."""
+    if isinstance(decision, Selection):
+        names = ", ".join(c.name or c.id for c in decision.checkpoints)
+        return "\n".join([f"{names} ({decision.why})", decision.prompt, *decision.warnings])
+    if isinstance(decision, Question):
+        return "\n".join([decision.text, *(f"  {k}. {option.label}" for k, option in enumerate(decision.options, 1))])
+    return f"No match: {decision.why}"
+
+
+def memory_json(frame: Frame) -> dict[str, Any] | None:
+    """The frame's memory reading as an object."""
+    return dict(vars(frame.memory)) if frame.memory else None
+
+
+def main() -> None:
+    """Run the command line; every error of ours becomes one line on stderr and exit status 1."""
+    try:
+        app(standalone_mode=True)
+    except PersonalQError as error:
+        note(f"error: {error}")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
