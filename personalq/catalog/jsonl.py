@@ -1,0 +1,114 @@
+"""A catalogue written as one JSON record a line. It looks for weights only beside the file, never elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from personalq.catalog import roles
+from personalq.catalog.bases import normal_base
+from personalq.catalog.clean import description as clean_description
+from personalq.catalog.scan import Catalog, Problem
+from personalq.catalog.triggers import insertable, is_generic, unique
+from personalq.catalog.untrusted import Fields, decode, parse_json
+from personalq.catalog.versions import iso_date, ordinal, slug, split_version
+from personalq.catalog.weights import GENERIC_STEM
+from personalq.errors import BrokenFileError, CatalogError
+from personalq.records import Checkpoint, Kind
+
+MAX_LINE = 2**20
+KINDS: dict[str, Kind] = {"lora": "lora", "dreambooth": "dreambooth", "ti": "ti"}
+
+
+def read_jsonl(path: Path) -> Catalog:
+    """The records of `path`, in order; broken and repeated ones are reported with their line.
+
+    Raises CatalogError when the file cannot be read at all.
+    """
+    checkpoints: dict[str, Checkpoint] = {}
+    problems: list[Problem] = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+                if not line.strip():
+                    continue
+                try:
+                    checkpoint, complaints = _record(line, path.parent)
+                    if checkpoint.id in checkpoints:
+                        raise BrokenFileError(f"The id {checkpoint.id!r} is taken; give every record its own.")
+                    checkpoints[checkpoint.id] = checkpoint
+                except BrokenFileError as error:
+                    complaints = [str(error)]
+                problems += (Problem(path, f"Line {number}: {complaint}") for complaint in complaints)
+    except OSError as error:
+        raise CatalogError(f"The catalogue {path} cannot be read ({error.strerror}); check the path.") from error
+    return Catalog(tuple(checkpoints.values()), (), tuple(problems))
+
+
+def _record(line: bytes, folder: Path) -> tuple[Checkpoint, list[str]]:
+    """One record and what is odd about it. Raises BrokenFileError when it is none."""
+    if len(line) >= MAX_LINE:
+        raise BrokenFileError("It is longer than 1 MiB; shorten the description.")
+    value = parse_json(decode(line))
+    if not isinstance(value, dict):
+        raise BrokenFileError("It is no JSON object.")
+    record = Fields(value)
+    id_ = record.text("id")
+    if not id_ or len(id_) > 200:
+        raise BrokenFileError("It has no id of at most 200 characters; add one.")
+    kind = KINDS.get(record.text("kind"))
+    if kind is None:
+        raise BrokenFileError(f"Its kind is {record.text('kind')[:40]!r}; it must be lora, dreambooth or ti.")
+    file = record.text("file")
+    stem = re.sub(r"\.(?:safetensors|pt|bin|ckpt)$", "", file, flags=re.IGNORECASE)
+    name = record.text("name") or stem or id_
+    triggers = unique(trigger for stored in record.texts("triggers") for trigger in insertable(stored))
+    triggers = tuple(sorted(triggers, key=is_generic))
+    tags, text = record.texts("tags"), clean_description(record.text("description"))
+    category = record.text("category").casefold() or None
+    version, base = record.text("version") or None, record.text("base_model")
+    spoken = record.text("class_noun") or roles.spoken_noun(triggers)
+    style = category == "style" or (category is None and roles.is_style(name, triggers, tags))
+    noun = spoken or (None if style else roles.implied_noun(name, tags))
+    thing = category if category in roles.SUBJECTS else None
+    utility = record.flag("negative") or (not thing and roles.is_utility(name, kind, triggers, tags, text, noun))
+    sample = record.text("sample_prompt")
+    weights = _beside(folder, file)
+    return Checkpoint(
+        id=id_,
+        name=name,
+        kind=kind,
+        base=normal_base(base),
+        base_raw=base or None,
+        triggers=triggers,
+        trigger_sources=("jsonl",) * len(triggers),
+        class_noun=noun or None,
+        category=category,
+        role=roles.role_of(utility, style, None if style else spoken, noun or thing),
+        tags=tags,
+        aliases=unique(alias for alias in (stem,) if alias and alias != name and not GENERIC_STEM.fullmatch(alias)),
+        description=text,
+        sample_prompts=(sample,) if sample else (),
+        version=version or split_version(name)[1],
+        version_ordinal=ordinal(version or split_version(name)[1]),
+        group_id=_lineage(id_, name),
+        created_at=iso_date(record.text("created_at")),
+        license=record.text("license") or None,
+        files=(str(weights),) if weights else (),
+        source_format=record.text("raw_format") or "jsonl",
+        loadable=not file.casefold().endswith((".pt", ".bin", ".ckpt")),
+    ), record.complaints
+
+
+def _lineage(id_: str, name: str) -> str:
+    """`<site>-<model>` of an id that names model and version; else the name without its version, kept per site."""
+    match = re.fullmatch(r"([a-z]+-\d+)-\d+", id_)
+    return match[1] if match else f"{id_.partition('-')[0]}-{slug(split_version(name)[0])}"
+
+
+def _beside(folder: Path, file: str) -> Path | None:
+    """The weights, when a plain file of that name lies beside the catalogue."""
+    if not file or "/" in file or "\\" in file or file.startswith("."):
+        return None
+    path = folder.resolve() / file
+    return path if path.is_file() and not path.is_symlink() else None
