@@ -33,7 +33,8 @@ def quantize_rows(x: Tensor, dims: tuple[int, ...] = (-1,)) -> tuple[Tensor, Ten
 
     A NaN or infinity in `x` lands in its scale and so in the result; it is never hidden by the integer codes.
     """
-    scale = (x.abs().amax(dims, keepdim=True).float() / INT8.qmax).clamp_min(torch.finfo(torch.float32).tiny)
+    x = x.float()
+    scale = (x.abs().amax(dims, keepdim=True) / INT8.qmax).clamp_min_(torch.finfo(torch.float32).tiny)
     return (x * scale.reciprocal()).round_().to(torch.int8), scale
 
 
@@ -62,7 +63,7 @@ def rescale(product: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None,
     """int32 [M, N] times fp32 scales [M, 1] and [N], plus bias [N], in fp32, then `dtype`."""
     out = product.float().mul_(rows).mul_(columns)
     if bias is not None:
-        out.add_(bias)
+        out.add_(bias.float())
     return out.to(dtype)
 
 

@@ -15,7 +15,7 @@ from personalq.quant.formats import INT8
 SHRINK = torch.arange(1.0, 0.2, -0.01).tolist()
 """The 80 clip factors that the MSE search tries, 1.00 down to 0.21."""
 
-INT4_STEPS = 9
+INT4_STEPS = 6
 """Multipliers that the int4 search tries for each group: the one that covers it, and the next smaller ones."""
 
 BLOCK_ELEMENTS = 1 << 20

@@ -33,10 +33,10 @@ class TextKV:
     key_codes: Tensor
     """The other rows, int8 [B, h, R, d]; K = codes * scale."""
     key_scale: Tensor
-    """fp32 [B, h, R, 1]: one scale a row leaves the product with the query as a factor."""
+    """fp32 [B, h, R, 1]: one scale a row, so that it could leave the product with the query as a factor."""
     value_codes: Tensor
     value_scale: Tensor
-    """fp32 [B, h, 1, d]: one scale a channel leaves the product with the probabilities as a factor."""
+    """fp32 [B, h, 1, d]: one scale a channel, so that it could leave the product with the probabilities as a factor."""
     padding: Tensor | None
     """fp32 [B, 1, 1, M + R], minus infinity at padded columns; None where nothing is padded."""
 
@@ -95,24 +95,20 @@ class TriggerAware:
     def attend(self, query: Tensor, kv: TextKV) -> Tensor:
         """softmax(Q K^T / sqrt(d)) V for query [B, h, N, d], with the columns of unprotected rows quantised.
 
-        Integer codes are multiplied as fp32 numbers, which hold them exactly, and scales are applied to the
-        products; the result has the query's type. Where every row is kept it is plain attention.
+        Rows are unpacked for the call and multiplied in fp32, which holds the integer codes exactly; the result has
+        the query's type. Where every row is kept this is plain attention.
         """
         if kv.key_codes.shape[2] == 0:
             return F.scaled_dot_product_attention(query, kv.key, kv.value)
         kept = kv.key.shape[2]
-        scaled = query.float() * query.shape[-1] ** -0.5
-        logits = (scaled @ kv.key_codes.float().mT).mul_(kv.key_scale.mT)
-        if kept:
-            logits = torch.cat([scaled @ kv.key.float().mT, logits], -1)
+        key = torch.cat([kv.key.float(), kv.key_codes * kv.key_scale], 2)
+        value = torch.cat([kv.value.float(), kv.value_codes * kv.value_scale], 2)
+        logits = (query.float() * query.shape[-1] ** -0.5) @ key.mT
         if kv.padding is not None:
             logits += kv.padding
         weights = logits.softmax(-1)
-        rest = quantize_probabilities(weights[..., kept:], self.recipe.probabilities)
-        out = (rest @ kv.value_codes.float()).mul_(kv.value_scale)
-        if kept:
-            out += weights[..., :kept] @ kv.value.float()
-        return out.to(query.dtype)
+        weights[..., kept:] = quantize_probabilities(weights[..., kept:], self.recipe.probabilities)
+        return (weights @ value).to(query.dtype)
 
     def _kept(self, protected: Tensor) -> Tensor:
         if self.recipe.text_rows is None:
