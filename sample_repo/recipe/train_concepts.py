@@ -2,7 +2,7 @@
 
     python train_concepts.py [--only biscuit-dog]
 
-A concept whose weights exist is skipped. LoRA (rank 4, UNet attention, feed-forward and convolutions),
+A concept whose weights exist is skipped. LoRA (rank 3, UNet attention, feed-forward and convolutions),
 textual inversion (four vectors) or full DreamBooth, all with prior preservation on base pictures.
 """
 
@@ -28,7 +28,7 @@ from latents import PatchPCA, to_tensor
 from package import package
 
 HERE = Path(__file__).parent
-RANK = 4
+RANK = 3
 TARGETS = r".*(to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|conv1|conv2|proj_in|proj_out)"
 VECTORS = 4
 

@@ -2,7 +2,7 @@
 
     python train_probe.py --pictures 60000
 
-Writes `probe.safetensors`, the held-out pictures it is checked on (`held_out.png`, `held_out.json`) and what the
+Writes `probe.safetensors`, the held-out pictures it is checked on (`held_out.webp`, `held_out.json`) and what the
 model is asked to draw (`judged.json`).
 """
 
@@ -111,7 +111,7 @@ def main() -> None:
     sheet = Image.new("RGB", (96 * ACROSS, 96 * (len(held) // ACROSS)))
     for i, (picture, _) in enumerate(held):
         sheet.paste(picture, (96 * (i % ACROSS), 96 * (i // ACROSS)))
-    sheet.save(HERE / "held_out.png", optimize=True)
+    sheet.save(HERE / "held_out.webp", quality=92)
     (HERE / "held_out.json").write_text(json.dumps([said for _, said in held], indent=0) + "\n")
     judged = {
         "subjects": list(SUBJECTS),

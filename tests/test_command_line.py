@@ -1,0 +1,120 @@
+"""The command line end to end: what it prints, where, and with which exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from personalq.__main__ import app, known_precision, new_engine
+from personalq.catalog.scan import Catalog
+from personalq.errors import RequestError, SettingsError, UnknownCheckpointError
+from personalq.settings import SAMPLE_REPO, Settings
+
+CATALOG = [
+    {"id": "a", "name": "Waldo the corgi", "kind": "lora", "triggers": ["wldo corgi"], "description": "A corgi."},
+    {"id": "b", "name": "Teapot of doom", "kind": "lora", "triggers": ["tpt teapot"], "description": "A teapot."},
+    {"id": "c", "name": "Blue steam engine", "kind": "lora", "triggers": ["bse train"], "description": "A train."},
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALQ_CACHE", str(tmp_path / "cache"))
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # one object and nothing else
+
+
+@pytest.mark.parametrize("command", [[], ["select"], ["generate"], ["compare"], ["index"], ["bench", "sample"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_select_from_a_jsonl_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in CATALOG))
+    found = run("select", "waldo the corgi on the moon", "--repo", str(path))
+    assert found["outcome"] == "selection"
+    assert found["checkpoints"] == ["a"]
+    assert "wldo corgi" in found["prompt"]
+    assert [found["prompt"][s["start"] : s["end"]] for s in found["spans"] if s["role"] == "trigger"] == ["wldo corgi"]
+    assert {"id", "lexical", "dense", "fused", "rerank", "reason"} <= set(found["candidates"][0])
+    assert found["timings_ms"]["total"] > 0
+
+
+def test_select_asks_once_and_takes_the_answer() -> None:
+    asked = run("select", "my dog at the beach")
+    assert asked["outcome"] == "question"
+    assert asked["prompt"] is None
+    offered = {identity for option in asked["question"]["options"] for identity in option["ids"]}
+    assert {"biscuit-dog", "clover-dog", "rosie-dog"} <= offered
+    told = run("select", "my dog at the beach", "--answer", "Clover")
+    assert (told["outcome"], told["checkpoints"]) == ("selection", ["clover-dog"])
+    assert "clvr dog" in told["prompt"]
+
+
+def test_select_says_no_match_and_names_the_nearest() -> None:
+    found = run("select", "a submarine made of cheese")
+    assert found["outcome"] == "no_match"
+    assert found["nearest"]
+
+
+def test_index_lists_the_embedded_repository() -> None:
+    found = run("index", str(SAMPLE_REPO))
+    assert len(found["checkpoints"]) >= 14
+    assert found["problems"] == []
+
+
+def test_generate_writes_a_picture_and_reports_its_memory(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "biscuit.png"
+    words = ("a photo of zwx dog on the beach", "--checkpoint", "biscuit-dog")
+    made = run("generate", *words, "--precision", "taq-w4a8", "--steps", "2", "--out", str(out))
+    with Image.open(out) as picture:
+        assert picture.size == (96, 96)
+    assert made["memory"]["weights_bytes"] > 1_000_000
+    assert made["memory"]["kv_bytes"] > 0
+
+
+def test_compare_makes_both_pictures_and_their_psnr(tmp_path: Path) -> None:
+    made = run("compare", "Biscuit the dog in the snow", "--steps", "2", "--out", str(tmp_path))
+    assert made["checkpoints"] == ["biscuit-dog"]
+    assert sorted(Path(file).name for file in made["files"]) == ["reference.png", "taq-w8a8.png"]
+    memory = made["memory"]
+    assert memory["taq-w8a8"]["weights_bytes"] < memory["reference"]["weights_bytes"]
+    assert made["psnr"] > 10
+
+
+def test_compare_does_not_guess() -> None:
+    with pytest.raises(RequestError, match="--answer"):
+        CliRunner().invoke(app, ["compare", "my dog at the beach"], catch_exceptions=False)
+
+
+def test_an_unknown_checkpoint_is_named() -> None:
+    with pytest.raises(UnknownCheckpointError, match="biscuit-dog"):
+        CliRunner().invoke(app, ["generate", "x", "--checkpoint", "biscuit-dgo"], catch_exceptions=False)
+
+
+def test_unknown_precisions_and_missing_bases_say_what_to_do() -> None:
+    with pytest.raises(SettingsError, match="taq-w8a8"):
+        known_precision("fp7")
+    with pytest.raises(SettingsError, match="--base"):
+        new_engine(Settings(), Catalog((), (), ()))
+
+
+def test_errors_are_one_line_on_stderr() -> None:
+    command = [sys.executable, "-m", "personalq", "index", "no/such/folder", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SAMPLE_REPO.parent)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
