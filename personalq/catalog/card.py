@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 import yaml  # type: ignore[import-untyped]
 
@@ -10,12 +11,13 @@ from personalq.catalog.clean import plain
 from personalq.catalog.facts import Facts, Reading
 from personalq.catalog.nouns import CATEGORY_OF
 from personalq.catalog.triggers import PICTURE_OF, stated_in, unique
-from personalq.catalog.untrusted import Fields, clean
+from personalq.catalog.untrusted import MAX_TEXT, Fields, clean
 from personalq.errors import BrokenFileError
 
 MAX_FRONT_MATTER = 64 * 1024
+MAX_NESTING = 40
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
-HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+HEADING = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]{1,8}(\S.{0,200}?)[ \t]{0,8}#{0,6}$", re.MULTILINE)
 MODIFY = re.compile(r"modifying the `?instance_prompt`?:\s*\*\*(.{2,120}?)\*\*")
 CONCEPT = re.compile(r"This is the `(<[^`<>]{1,60}>)` concept")
 MADE_FOR = re.compile(r"fine-tuned on `([\w ]{2,30})` images|use(?:d)? as an? `(style|object)`")
@@ -26,7 +28,7 @@ HOW_TO = re.compile(
 TEMPLATE = re.compile(
     r"adaption weights|DreamBooth LoRA weights|can be used by modifying|DreamBooth Hackathon|were trained using"
     r"|^This is a Stable Diffusion model fine-tuned|^LoRA for the text encoder|^Special VAE|^Quant training"
-    r"|Stable Conceptualizer|Here is the new concept|into the concept libraries",
+    r"|Stable Conceptualizer|Here is the new concept|into the concept libraries|to trigger the image generation",
     re.IGNORECASE,
 )
 BOILERPLATE = """text-to-image diffusers lora stable-diffusion stable-diffusion-diffusers stable-diffusion-xl dreambooth
@@ -50,7 +52,7 @@ def read(text: str) -> Reading:
     Broken front matter is reported and the body still read.
     """
     match = FRONT_MATTER.match(text)
-    body = text[match.end() :] if match else text
+    body = (text[match.end() :] if match else text)[:MAX_TEXT]
     problems: tuple[str, ...] = ()
     matter = Fields(None)
     try:
@@ -81,6 +83,9 @@ def front_matter(text: str) -> Fields:
     """The YAML block of a card. Raises BrokenFileError when it is malformed, too long or refers to itself."""
     if len(text) > MAX_FRONT_MATTER:
         raise BrokenFileError("Its front matter is longer than 64 KiB; shorten it.")
+    depths = accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[\[{\]}]", text))
+    if max(depths, default=0) > MAX_NESTING:  # The scanner takes quadratic time over open brackets.
+        raise BrokenFileError(f"Its front matter is nested deeper than {MAX_NESTING} levels; it is broken or hostile.")
     try:
         return Fields(yaml.load(text, Loader=_PlainLoader), where="front matter ")
     except (yaml.YAMLError, RecursionError, ValueError) as error:

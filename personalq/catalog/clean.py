@@ -13,15 +13,16 @@ BLOCK = (
     "article audio blockquote br center dd details div dl dt figure footer form gallery h1 h2 h3 h4 h5 h6 header hr "
     "iframe img li main nav ol p pre section source summary svg table tbody td th thead tr ul video"
 )
+# Repeats are bounded wherever hostile text could make them take quadratic time.
 # Only known tags are tags: `<zwx>` is a trigger.
 INLINE_TAG = re.compile(rf"</?(?:{INLINE.replace(' ', '|')})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 BLOCK_TAG = re.compile(rf"</?(?:{BLOCK.replace(' ', '|')})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-FENCE = re.compile(r"^\s*(?:```|~~~).*?(?:^\s*(?:```|~~~)\s*$|\Z)", re.MULTILINE | re.DOTALL)
-IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)")
-LINK = re.compile(r"\[([^\]\n]*)\]\([^)\n]*\)")
+FENCE = re.compile(r"^[ \t]{0,8}(?:```|~~~).*?(?:^[ \t]{0,8}(?:```|~~~)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+IMAGE = re.compile(r"!\[[^\]\n]{0,300}\]\([^)\n]{0,1000}\)")
+LINK = re.compile(r"\[([^\[\]\n]{0,300})\]\([^)\n]{0,1000}\)")
 EMPHASIS = re.compile(r"(\*{1,3}|~~|`)(?=\S)([^*~`\n]+?)(?<=\S)\1")
-LINE_MARK = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|>\s?|\|)|\s*\|\s*$", re.MULTILINE)
+LINE_MARK = re.compile(r"^[ \t]{0,20}(?:#{1,6}[ \t]+|[-*+][ \t]+|>[ \t]?|\|)|[ \t]{0,20}\|[ \t]*$", re.MULTILINE)
 ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 PROMOTION = re.compile(
     r"patreon|ko-?fi\b|buy\s?me\s?a|coffee|discord|telegram|donat|paypal|afdian|爱发电|subscrib|commission|tip jar"

@@ -10,6 +10,7 @@ from personalq.catalog.untrusted import decode, parse_json
 from personalq.errors import BrokenFileError
 
 MAX_HEADER = 16 * 2**20
+MAX_NAME = 500
 BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
@@ -79,7 +80,7 @@ def _shapes(document: dict[str, object], available: int) -> dict[str, tuple[int,
 
 def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     """dtype, shape and byte range of one header entry. Raises BrokenFileError when it is not one."""
-    if isinstance(entry, dict):
+    if isinstance(entry, dict) and len(name) <= MAX_NAME:
         dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
         if isinstance(dtype, str) and shape is not None and offsets and len(offsets) == 2 and offsets[0] <= offsets[1]:
             return dtype, shape, (offsets[0], offsets[1])

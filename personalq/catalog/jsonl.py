@@ -17,6 +17,7 @@ from personalq.errors import BrokenFileError, CatalogError
 from personalq.records import Checkpoint, Kind
 
 MAX_LINE = 2**20
+MAX_NAME = 300  # characters
 KINDS: dict[str, Kind] = {"lora": "lora", "dreambooth": "dreambooth", "ti": "ti"}
 
 
@@ -59,14 +60,14 @@ def _record(line: bytes, folder: Path) -> tuple[Checkpoint, list[str]]:
     kind = KINDS.get(record.text("kind"))
     if kind is None:
         raise BrokenFileError(f"Its kind is {record.text('kind')[:40]!r}; it must be lora, dreambooth or ti.")
-    file = record.text("file")
+    file = record.text("file")[:MAX_NAME]
     stem = re.sub(r"\.(?:safetensors|pt|bin|ckpt)$", "", file, flags=re.IGNORECASE)
-    name = record.text("name") or stem or id_
+    name = (record.text("name") or stem or id_)[:MAX_NAME]
     triggers = unique(trigger for stored in record.texts("triggers") for trigger in insertable(stored))
     triggers = tuple(sorted(triggers, key=is_generic))
     tags, text = record.texts("tags"), clean_description(record.text("description"))
     category = record.text("category").casefold() or None
-    version, base = record.text("version") or None, record.text("base_model")
+    version, base = record.text("version")[:MAX_NAME] or None, record.text("base_model")[:MAX_NAME]
     spoken = record.text("class_noun") or roles.spoken_noun(triggers)
     style = category == "style" or (category is None and roles.is_style(name, triggers, tags))
     noun = spoken or (None if style else roles.implied_noun(name, tags))

@@ -6,7 +6,7 @@ import re
 
 from personalq.catalog.facts import Facts
 from personalq.catalog.nouns import CATEGORY_OF
-from personalq.catalog.untrusted import Fields
+from personalq.catalog.untrusted import Fields, clean
 
 TAG_LIMIT = 12
 
@@ -29,7 +29,7 @@ def read(metadata: Fields) -> Facts | None:
         aliases=(output,) if output else (),
         bases=tuple(filter(None, (metadata.text("ss_base_model_version"),))),
         base_hints=tuple(filter(None, (metadata.text("ss_sd_model_name"),))),
-        tags=tuple(tag.strip() for tag, _ in sorted(frequency.items(), key=lambda item: -item[1])[:TAG_LIMIT]),
+        tags=tuple(clean(tag, 60) for tag, _ in sorted(frequency.items(), key=lambda item: -item[1])[:TAG_LIMIT]),
         class_noun=_class_noun(metadata),
         trained_at=metadata.text("ss_training_started_at"),
         license=metadata.text("ss_license", "license"),
@@ -47,7 +47,7 @@ def _class_noun(metadata: Fields) -> str:
     key = "ss_dataset_dirs"
     folders = metadata.child(key) if isinstance(metadata.values.get(key), dict) else metadata.embedded(key)
     for name in folders.names()[:50]:
-        match = re.fullmatch(r"\d+_\S+ (?:\S+ )?(\S+)", name.strip())
+        match = re.fullmatch(r"\d+_\S+ (?:\S+ )?(\S+)", name.strip()[:100])
         if match and match[1].casefold() in CATEGORY_OF:
             return match[1].casefold()
     return ""

@@ -24,7 +24,8 @@ TEXT_ORDER: tuple[Source, ...] = (
     "lora-manager", "civitai", "cm-info", "card", "invokeai", "draw-things", "space-list", "ai-horde", "a1111",
     "modelspec", "peft", "kohya", "embedding", "header-token", "diffusers", "weights",
 )  # fmt: skip
-MAX_TRIGGERS, MAX_TAGS, MAX_ALIASES, MAX_PROMPTS, MAX_PROMPT = 40, 40, 10, 5, 300
+MAX_TRIGGERS, MAX_TAGS, MAX_ALIASES, MAX_PROMPTS = 40, 40, 10, 5
+MAX_NAME, MAX_TAG, MAX_PROMPT = 200, 60, 300  # characters
 
 
 def merge(
@@ -44,12 +45,12 @@ def merge(
     outputs = {item.name for item in told if item.source == "kohya"}
     own_stem = "" if GENERIC_STEM.fullmatch(own_name) else own_name
     titles = tuple(item.name for item in told if item.source != "kohya" and item.name not in outputs)
-    name = _first((*titles, own_stem, *outputs, own_name))
+    name = _first((*titles, own_stem, *outputs, own_name))[:MAX_NAME]
     triggers, sources = _triggers(facts)
     text = _first(clean_description(item.description) for item in told)
-    tags = unique(tag for item in told if item.source != "kohya" for tag in item.tags)
-    tags = tags or unique(tag for item in told for tag in item.tags)
-    version = _first(item.version for item in told) or split_version(name)[1] or split_version(own_name)[1]
+    tags = unique(tag[:MAX_TAG] for item in told if item.source != "kohya" for tag in item.tags)
+    tags = tags or unique(tag[:MAX_TAG] for item in told for tag in item.tags)
+    version = _first(item.version[:MAX_NAME] for item in told) or split_version(name)[1] or split_version(own_name)[1]
     base, base_raw = _base(told, local_bases)
     kind = _kind(facts)
     spoken = _first(item.class_noun for item in told) or roles.spoken_noun(triggers)
@@ -80,7 +81,7 @@ def merge(
         version_ordinal=ordinal(version),
         group_id=_first(item.group for item in told) or slug(split_version(name)[0]),
         created_at=_created(facts),
-        license=_first(item.license for item in told) or None,
+        license=_first(item.license[:MAX_NAME] for item in told) or None,
         files=files,
         preview=preview,
         weight=next((item.weight for item in _by_trust(facts) if item.weight), 1.0),
@@ -125,7 +126,7 @@ def _base(told: Sequence[Facts], local_bases: Collection[str]) -> tuple[str | No
     """Normal form and stored form of the base; a base that is at hand counts before any other."""
     stored = [base for item in told for base in item.bases]
     hints = [base for item in told for base in item.base_hints]
-    named = [(normal, base) for base in (*stored, *hints) if (normal := normal_base(base))]
+    named = [(normal, base) for base in (*stored, *hints) if (normal := normal_base(base[:MAX_NAME]))]
     at_hand = [pair for pair in named if pair[0] in local_bases]
     certain = [pair for pair in named if pair[1] in stored or family(pair[0]) != pair[0]]
     return next(iter([*at_hand, *certain]), (None, next(iter([*stored, *hints]), None)))
@@ -151,7 +152,9 @@ def _created(facts: Sequence[Facts]) -> str | None:
 
 def _aliases(told: Sequence[Facts], name: str, own_stem: str) -> tuple[str, ...]:
     others = (own_stem, *(item.name for item in told), *(alias for item in told for alias in item.aliases))
-    return tuple(alias for alias in unique(filter(None, others)) if alias.casefold() != name.casefold())[:MAX_ALIASES]
+    return tuple(alias[:MAX_NAME] for alias in unique(filter(None, others)) if alias.casefold() != name.casefold())[
+        :MAX_ALIASES
+    ]
 
 
 def _prompts(told: Sequence[Facts]) -> tuple[str, ...]:

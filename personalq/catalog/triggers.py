@@ -9,21 +9,25 @@ from personalq.catalog.nouns import GENERIC
 from personalq.catalog.untrusted import ABSENT, UNSAFE
 
 LONG = 60
-ALTERNATIVES = re.compile(r"\s*\|\|\s*|\n+")
+MAX_STORED = 4000
+ALTERNATIVES = re.compile(r"\|\||\n")
 # `<lora:name:0.7>` and `<name:1>` load a file in other programs; `<token>` is a trigger.
 LOADER_TAG = re.compile(r"<[^<>:]{1,200}:[^<>]{0,200}>")
-PLACEHOLDER = re.compile(r"\[[^\]]*\b(?:subject|your|prompt|image)\b[^\]]*\]|\{[^}]*\}", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    r"\[[^\[\]]{0,60}\b(?:subject|your|prompt|image)\b[^\[\]]{0,60}\]|\{[^{}]{0,80}\}", re.IGNORECASE
+)
 PICTURE_OF = re.compile(
     r"(?:an?\s+|the\s+)?(?:photo|photograph|picture|image|3d model|render|rendering)\s+of\s+"
     r"(?:an?\s+|the\s+)?(?=\S)",
     re.IGNORECASE,
 )
-HANGING = re.compile(r"\s+(?:in the shape\s+)?(?:of|with|in|on|at|the|a|an)$", re.IGNORECASE)
+HANGING = re.compile(r"\s{1,3}(?:in the shape\s{1,3})?(?:of|with|in|on|at|the|a|an)$", re.IGNORECASE)
 EDGES = " \t\r,;，、；"
 QUOTES = (("'", "'"), ('"', '"'), ("`", "`"), ("“", "”"), ("‘", "’"), ("「", "」"))
 STATED = re.compile(
-    r"(?:trigger(?:ed)?[\s_-]*(?:word|phrase|token|tag|prompt)?s?|activation (?:word|token|text)s?|触发词?|提示[詞词])"
-    r"[^\S\n]*(?:is|are|by|with)?[^\S\n]*(?:\([^()\n]{1,20}\))?[^\S\n]*[:：=]\s*"
+    r"(?:trigger(?:ed)?[\s_-]{0,2}(?:word|phrase|token|tag|prompt)?s?|activation (?:word|token|text)s?"
+    r"|触发词?|提示[詞词])"
+    r"[^\S\n]{0,2}(?:is|are|by|with)?[^\S\n]{0,2}(?:\([^()\n]{1,20}\))?[^\S\n]{0,2}[:：=]\s{0,4}"
     r"(?:[`\"“'「](?P<quoted>[^`\"”'」\n]{2,60})[`\"”'」]|(?P<bare>[^\s,.;:，。；、|()（）\"`]{2,40}))",
     re.IGNORECASE,
 )
@@ -42,7 +46,7 @@ def insertable(stored: str) -> tuple[str, ...]:
     list is one group and stays whole; of a list over 60 characters only the rarest item is taken.
     """
     found: list[str] = []
-    for alternative in ALTERNATIVES.split(stored):
+    for alternative in ALTERNATIVES.split(stored[:MAX_STORED]):
         if UNSAFE.search(alternative):
             continue
         pieces = [trimmed(part) for part in re.split(r"\0", _cut(alternative))]

@@ -11,13 +11,14 @@ MARK = r"(?:v|(?<![^\W\d_])(?:v|ver|version)[\s._-]*)"
 MARKED = re.compile(rf"{MARK}{NUMBER}(?!\d)", re.IGNORECASE)
 BARE = re.compile(r"(\d{1,3})(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?(?=\s|$)")
 ENDING = re.compile(r"(?<=[^\d.])([0-4]?\d)(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?$")
-# Numbers in version names that are no version: the base model, sizes of pictures, files and ranks, training steps.
+DATE = r"20\d\d[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?"
+# Numbers in version names that are no version: dates, the base model, sizes of pictures, files and ranks, steps.
 NOISE = re.compile(
+    rf"(?<!\d){DATE}(?!\d)|"
     r"\bSD(?:XL)?[\s_-]*[123](?:\.[\dx])?\b|\b(?:512|768|1024)(?:px)?\b|\b\d+\s?MB\b|\.safetensors$"
     r"|(?:\b|_)(?:e|ep|epoch|dim|step)s?[\s_-]?\d+|\b\d+\s?steps?\b",
     re.IGNORECASE,
 )
-DATE = r"20\d\d[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?"
 TAIL = re.compile(
     rf"[\s_.-]*(?:[\[(【]\s*)?(?:(?P<version>{MARK}\d+(?:[._]\d+)*)|(?P<date>(?<!\d){DATE})"
     r"|(?P<step>[-_](?:0{2,}\d+|e\d{1,3}|ep\d+|epoch\d+|step\d+)))(?:\s*[\])】])?\s*$",
