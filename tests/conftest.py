@@ -1,92 +1,25 @@
-"""Small random pipelines of both families, saved as diffusers folders, and checkpoints that fit them."""
+"""Fixtures that several folders share: small random pipelines of both families, saved as diffusers folders."""
 
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-WIDTH = 64
-WORDS = ("dog", "photo", "beach", "bear", "corgi")
-
-
-def tokenizer() -> CLIPTokenizer:
-    """Bytes, and a few whole words."""
-    letters = sorted(ByteLevel.alphabet())
-    pieces, merges = [*letters, *(f"{letter}</w>" for letter in letters)], []
-    for word in WORDS:
-        left = word[0]
-        for i, letter in enumerate(word[1:], start=1):
-            right = letter + ("</w>" if i == len(word) - 1 else "")
-            if (left, right) not in merges:
-                merges.append((left, right))
-                pieces.append(left + right)
-            left += right
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab, merges, model_max_length=77)
-
-
-def text_encoder(words: CLIPTokenizer, width: int, projected: bool = False) -> torch.nn.Module:
-    config = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=77, projection_dim=WIDTH,
-        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
-    )  # fmt: skip
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
-
-
-def unet(cross: int, **extra: object) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=cross, attention_head_dim=4, norm_num_groups=16, **extra,
-    ).eval()  # fmt: skip
-
-
-def parts() -> dict[str, object]:
-    vae = AutoencoderKL(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8, sample_size=16,
-    )  # fmt: skip
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, steps_offset=1,
-    )  # fmt: skip
-    return {"vae": vae.eval(), "scheduler": scheduler}
 
 
 @pytest.fixture(scope="session")
 def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SD 1.5-shaped pipeline: 16 px pictures, latents 4 x 8 x 8."""
-    torch.manual_seed(0)
-    words, folder = tokenizer(), tmp_path_factory.mktemp("bases") / "tiny-random-sd"
-    StableDiffusionPipeline(
-        **parts(), tokenizer=words, text_encoder=text_encoder(words, WIDTH), unet=unet(WIDTH),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    from tiny_pipelines import save_sd  # diffusers takes seconds to import, and most tests need none of it
+
+    folder = tmp_path_factory.mktemp("bases") / "tiny-random-sd"
+    save_sd(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL-shaped pipeline: two text encoders, pooled text and sizes, linear projections."""
-    torch.manual_seed(1)
-    words, folder = tokenizer(), tmp_path_factory.mktemp("bases") / "tiny-random-sdxl"
-    denoiser = unet(
-        2 * WIDTH, use_linear_projection=True, transformer_layers_per_block=(1, 2), addition_embed_type="text_time",
-        addition_time_embed_dim=32, projection_class_embeddings_input_dim=6 * 32 + WIDTH,
-    )  # fmt: skip
-    StableDiffusionXLPipeline(
-        **parts(), tokenizer=words, tokenizer_2=tokenizer(), text_encoder=text_encoder(words, WIDTH),
-        text_encoder_2=text_encoder(words, WIDTH, projected=True), unet=denoiser, add_watermarker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    from tiny_pipelines import save_sdxl
+
+    folder = tmp_path_factory.mktemp("bases") / "tiny-random-sdxl"
+    save_sdxl(folder)
     return folder

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,9 @@ from personalq.records import Checkpoint
 
 FOREIGN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
 """What diffusers and PEFT raise for adapters that do not fit; no narrower type is promised by either."""
+
+PAIR = re.compile(r"[._]lora(?:_linear_layer)?[._](A|B|down|up)\.weight$")
+"""The matrices of a LoRA layer, y = Wx + (alpha / r) B A x, in every naming that is read."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +113,42 @@ def load_lora(pipe: Pipeline, checkpoint: Checkpoint, name: str) -> None:
     """
     path = weights_file(checkpoint)
     state = _read(path, checkpoint)
-    wanted = sum(
-        key.endswith((".lora_A.weight", ".lora_down.weight", ".lora.down.weight", "_lora.down.weight")) for key in state
-    )
+    strange = [key for key in state if not PAIR.search(key) and not key.endswith(".alpha")]
+    if strange or not state:
+        raise IncompatibleCheckpointError(
+            f"{_called(checkpoint)} is not a plain LoRA: {(strange or ['nothing'])[0]!r} in it cannot be applied to "
+            f"{_base(pipe)}. Save it as a LoRA of down and up matrices."
+        )
+    wanted = sum(match[1] in ("A", "down") for key in state if (match := PAIR.search(key)))
     source: dict[str, Any] = {"pretrained_model_name_or_path_or_dict": str(path.parent), "weight_name": path.name}
     if any(key.startswith("base_model.model.") for key in state):
         source = {"pretrained_model_name_or_path_or_dict": _from_peft(path, state)}
     try:
-        pipe.load_lora_weights(**source, adapter_name=name, use_safetensors=True, local_files_only=True)
+        with quiet("diffusers.loaders"):  # it warns of every model part that a LoRA leaves alone
+            pipe.load_lora_weights(**source, adapter_name=name, use_safetensors=True, local_files_only=True)
     except FOREIGN as error:
         raise IncompatibleCheckpointError(
             f"{_called(checkpoint)} does not fit the base {_base(pipe)}: {short(error)}. "
             "Choose the base it was made for."
         ) from error
     loaded = sum(name in getattr(module, "lora_A", {}) for part in _parts(pipe) for module in part.modules())
-    if not wanted or loaded != wanted:
+    if loaded != wanted:
         raise IncompatibleCheckpointError(
             f"{_called(checkpoint)} does not fit the base {_base(pipe)}: {loaded} of its {wanted} LoRA layers found a "
             "place. Choose the base it was made for."
         )
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Keep a library's warnings to itself where what it warns of is checked here."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def load_inversion(pipe: Pipeline, checkpoint: Checkpoint) -> None:

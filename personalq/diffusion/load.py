@@ -91,9 +91,9 @@ def dreambooth_folder(checkpoint: Checkpoint) -> Path:
     if not checkpoint.loadable or not checkpoint.files:
         raise ModelError(f"{checkpoint.id} holds no safetensors weights; only those are loaded.")
     first = Path(checkpoint.files[0])
-    folder = first if first.is_dir() else first.parent
-    if folder.name != "unet" and not (folder / "unet").is_dir() and not (folder / "config.json").exists():
+    if not first.is_dir() and not first.name.startswith("diffusion_pytorch_model"):
         raise ModelError(f"{checkpoint.id} is a single file. Convert it to a diffusers folder with a `unet` part.")
+    folder = first if first.is_dir() else first.parent
     if not (folder / "unet").is_dir() and (folder.parent / "model_index.json").exists():
         return folder.parent
     return folder

@@ -1,0 +1,111 @@
+"""Which token rows are protected: every subword of every occurrence, in both tokenizers, up to the cut."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import WIDTH, lora
+
+from personalq.diffusion.attach import attach, detach
+from personalq.diffusion.load import Pipeline, load_base
+from personalq.diffusion.text import encode, occurrences, span_mask
+from personalq.records import Checkpoint, Span
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_sd_folder: Path) -> Pipeline:
+    return load_base(tiny_sd_folder, "cpu", torch.float32)
+
+
+def span(prompt: str, piece: str, start: int = 0) -> Span:
+    at = prompt.index(piece, start)
+    return Span(at, at + len(piece), "trigger", "c")
+
+
+def protected_text(pipe: Pipeline, prompt: str, *spans: Span) -> tuple[str, list[int]]:
+    """The protected subwords joined, and their rows."""
+    text = encode(pipe, prompt, spans=spans)
+    assert not text.protected[0].any()
+    rows = text.protected[1].nonzero().flatten().tolist()
+    ids = pipe.tokenizer(prompt).input_ids
+    pieces = pipe.tokenizer.convert_ids_to_tokens([ids[row] for row in rows])
+    assert text.protected_count == len(rows)
+    return "".join(pieces).replace("</w>", ""), rows
+
+
+def test_span_mask_takes_every_overlapping_token_and_no_empty_one() -> None:
+    offsets = [(0, 0), (0, 3), (3, 5), (5, 6), (7, 9), (0, 0)]
+    assert span_mask(offsets, [(4, 8)]) == [False, False, True, True, True, False]
+    assert not any(span_mask(offsets, [])) and not any(span_mask(offsets, [(6, 7), (3, 3)]))
+
+
+def test_occurrences_are_exact_and_whole_words() -> None:
+    text = "sks dog, sksx, Sks, xsks and sks. <a>b<a>"
+    assert occurrences(text, [(0, 3)]) == [(0, 3), (29, 32)]
+    assert occurrences(text, [(34, 37)]) == [(34, 37), (38, 41)]
+    assert occurrences("dogsled", [(0, 3)]) == [(0, 3)]  # a span given is kept whatever surrounds it
+
+
+def test_a_trigger_of_many_subwords_is_protected_everywhere(pipe: Pipeline) -> None:
+    prompt = "photo of <bear-v4> dog, another <bear-v4>, a bear and dog"
+    joined, rows = protected_text(pipe, prompt, span(prompt, "<bear-v4>"))
+    assert joined == "<bear-v4><bear-v4>"
+    assert len(rows) > 4 and 0 not in rows
+
+
+def test_two_spans_and_unicode_before_them(pipe: Pipeline) -> None:
+    prompt = "дом 🐻 zwx dog   on the qvb beach"
+    joined, _ = protected_text(pipe, prompt, span(prompt, "zwx"), span(prompt, "qvb"))
+    assert joined == "zwxqvb"
+
+
+def test_no_spans_protect_nothing_but_the_start_token_when_asked(pipe: Pipeline) -> None:
+    assert encode(pipe, "photo dog").protected_count == 0
+    mask = encode(pipe, "photo dog", start=True).protected
+    assert mask.nonzero().tolist() == [[1, 0]]
+
+
+def test_a_trigger_past_the_end_is_reported(pipe: Pipeline) -> None:
+    prompt = "zwx " + "dog " * 72 + "zwx zwx zwx"
+    text = encode(pipe, prompt, spans=[span(prompt, "zwx")])
+    whole = encode(pipe, "zwx dog", spans=[Span(0, 3, "trigger", "c")])
+    assert whole.protected_count == 3 and not whole.truncated and whole.warning is None
+    assert text.truncated and text.protected_count + text.protected_lost == 4 * whole.protected_count
+    assert text.protected_lost > 0 and text.warning and str(text.protected_lost) in text.warning
+    cut_elsewhere = encode(pipe, "zwx " + "dog " * 90, spans=[Span(0, 3, "trigger", "c")])
+    assert cut_elsewhere.truncated and cut_elsewhere.warning is None
+
+
+def test_embeddings_are_the_pipelines_own_with_the_unconditional_row_first(pipe: Pipeline) -> None:
+    positive, negative = pipe.encode_prompt("photo dog", "cpu", 1, True, negative_prompt="beach")
+    text = encode(pipe, "photo dog", "beach")
+    assert torch.equal(text.embeds, torch.cat([negative, positive])) and text.pooled is None
+    assert torch.equal(text.rows(False).embeds, positive) and text.rows(True) is text
+
+
+@pytest.mark.parametrize("vectors", [1, 4])
+def test_every_vector_of_a_textual_inversion_is_protected(pipe: Pipeline, tmp_path: Path, vectors: int) -> None:
+    state = {"<bear-v4>": torch.randn(vectors, WIDTH)}
+    record = lora(tmp_path / "t.safetensors", state, kind="ti", triggers=("<bear-v4>",))
+    assert isinstance(record, Checkpoint)
+    prompt = "photo of <bear-v4> dog and <bear-v4> qvb"
+    attached = attach(pipe, [(record, 1.0)])
+    try:
+        text = encode(pipe, prompt, spans=[span(prompt, "<bear-v4>"), span(prompt, "qvb")])
+        written = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
+        ids = torch.tensor(pipe.tokenizer(written, padding="max_length", max_length=77).input_ids)
+        added = torch.isin(ids, torch.tensor(pipe.tokenizer.convert_tokens_to_ids([*pipe.tokenizer.get_added_vocab()])))
+        special = torch.isin(ids, torch.tensor([pipe.tokenizer.bos_token_id, pipe.tokenizer.eos_token_id]))
+        assert (added & ~special).sum() == 2 * vectors
+        assert text.protected[1][added & ~special].all()
+        assert text.protected_count == 2 * vectors + 3  # and the three letters of the other trigger
+    finally:
+        detach(pipe, attached)
+
+
+def test_sdxl_has_pooled_text_and_one_mask_for_both_tokenizers(tiny_sdxl_folder: Path) -> None:
+    big = load_base(tiny_sdxl_folder, "cpu", torch.float32)
+    prompt = "photo of zwx dog"
+    text = encode(big, prompt, spans=[span(prompt, "zwx")])
+    assert text.embeds.shape == (2, 77, 2 * WIDTH) and text.pooled is not None and text.pooled.shape == (2, WIDTH)
+    assert text.protected_count == 3 and not text.protected[0].any()
