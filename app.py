@@ -1,0 +1,34 @@
+"""Launches the app on the embedded repository, or on the one its flags name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personalq.errors import PersonalQError
+from personalq.settings import Settings
+from personalq.ui.layout import LOOK, build
+
+
+def main(
+    repo: Annotated[Path | None, typer.Option(help="Folder of checkpoints, or a catalog.jsonl.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: a diffusers folder or a Hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Open PersonalQ in the browser."""
+    try:
+        settings = Settings.read(repo=repo, base=base, device=device, host=host, port=port)
+        page = build(settings)
+    except PersonalQError as error:
+        raise typer.BadParameter(str(error)) from error
+    page.queue(max_size=32).launch(
+        server_name=settings.host, server_port=settings.port, ssr_mode=False, max_file_size="20mb", **LOOK
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

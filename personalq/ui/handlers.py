@@ -1,0 +1,259 @@
+"""Events of the page turned into requests and jobs, and what comes back turned into widget values.
+
+No scoring, no rewriting, no denoising happens here. A visitor's data lives in the session it is handed, never in
+this object. Errors are said in the chat and shown as `gr.Error`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from personalq.errors import PersonalQError
+from personalq.records import Decision, Job, MemoryReading, Precision, Question, Request, Selection
+from personalq.ui import panels, present
+from personalq.ui.desk import Desk
+from personalq.ui.present import Message, Session
+from personalq.ui.previews import thumbnail
+
+KEEP: Any = gr.skip()
+"""Leaves a widget as it is."""
+LAST_SEED = 2**31 - 1
+PRECISIONS: dict[Precision, str] = {
+    "taq-w8a8": "TAQ 8-bit",
+    "taq-w4a8": "TAQ 4-bit",
+    "rtn-w8a8": "Plain 8-bit",
+    "rtn-w4a8": "Plain 4-bit",
+    "nf4": "NF4 4-bit",
+}
+REFERENCE: Precision = "reference"
+
+
+class Turn(NamedTuple):
+    """What a turn of the conversation changes; the names are the widgets' names in `layout`."""
+
+    box: Any = KEEP
+    chat: Any = KEEP
+    sess: Any = KEEP
+    intro: Any = KEEP
+    shelf: Any = KEEP
+    cands: Any = KEEP
+    studio: Any = KEEP
+    prompt: Any = KEEP
+    prompt_box: Any = KEEP
+    warning: Any = KEEP
+
+
+class Pictures(NamedTuple):
+    """What a comparison changes, step by step."""
+
+    outputs: Any = KEEP
+    reference: Any = KEEP
+    quantised: Any = KEEP
+    progress: Any = KEEP
+    memory: Any = KEEP
+    seed: Any = KEEP
+    go: Any = KEEP
+    stop: Any = KEEP
+    chat: Any = KEEP
+
+
+class Handlers:
+    """The page's events over one desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def shelf(self) -> str:
+        """The concepts of the repository, for the empty page."""
+        return panels.gallery("In your repository", present.shelf(self.desk.known), self.desk.known, thumbnail)
+
+    # --- status --------------------------------------------------------------------------------
+
+    def on_load(self) -> Iterator[str]:
+        """The status line: at once with what is known, then again when the engine is ready."""
+        count = len(self.desk.catalog.checkpoints)
+        words = [self.desk.base_name or "no base model", f"{count} checkpoint" + ("" if count == 1 else "s")]
+        problems = [f"{problem.path}: {problem.reason}" for problem in self.desk.catalog.problems]
+        yield panels.status("loading", [*words, "getting ready…"], problems)
+        try:
+            yield panels.status("ready", [words[0], self.desk.ready(), words[1]], problems)
+        except PersonalQError as error:
+            yield panels.status("failed", [*words, str(error)], problems)
+
+    # --- the conversation ----------------------------------------------------------------------
+
+    def turn(self, text: str, chat: list[Message], sess: Session) -> Iterator[Turn]:
+        """A typed request, or the typed answer to a pending question."""
+        yield from self._turn(text, text, chat, sess)
+
+    def on_option(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
+        """A click on one of the options under the last reply."""
+        options: dict[str, str] = sess.get("options", {})
+        if evt.value not in options:
+            raise gr.Error(present.EXPIRED)
+        said = [*chat, present.said(options[evt.value])]
+        request = present.request(sess["request"])
+        if evt.value == present.REPHRASE:
+            reply = present.replied("Your request is back in the box: change it and send it again.")
+            yield Turn(box=request.text, chat=[*said, reply], sess={**sess, "options": {}})
+        elif evt.value == present.PLAIN:
+            yield self._shown(said, sess, request, present.without_concept(request))
+        else:
+            yield from self._turn(evt.value, options[evt.value], chat, sess)
+
+    def on_card(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
+        """A click on a candidate: that one is meant, whatever was pending."""
+        entries = sess.get("cards", [])
+        if not 0 <= evt.index < len(entries):
+            raise gr.Error(present.EXPIRED)
+        yield from self._choose(chat, sess, present.request(sess["request"]), entries[evt.index]["id"])
+
+    def on_shelf(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
+        """A click on a concept of the empty page: a request for just that one."""
+        shown = present.shelf(self.desk.known)
+        if not 0 <= evt.index < len(shown):
+            raise gr.Error(present.EXPIRED)
+        one = self.desk.known[shown[evt.index]["id"]]
+        request = Request(f"a picture of {one.class_noun or one.name}", base=self.desk.base_name)
+        yield from self._choose(chat, sess, request, one.id)
+
+    def _turn(self, text: str, shown: str, chat: list[Message], sess: Session) -> Iterator[Turn]:
+        """`text` is asked, or answers what is pending; `shown` is how the visitor put it."""
+        said = [*chat, present.said(shown)]
+        pending = sess.get("pending")
+        yield Turn(box="", chat=said, intro=gr.update(visible=False), shelf=gr.update(visible=False))
+        try:
+            request = Request(text, base=self.desk.base_name)
+            if pending:
+                request, decision = self.desk.answer(pending, text)
+            else:
+                decision = self.desk.ask(request)
+            yield self._shown(said, sess, request, decision)
+        except PersonalQError as error:
+            yield Turn(chat=[*said, present.replied(str(error))])
+            raise gr.Error(present.safe(str(error))) from error
+
+    def _choose(self, chat: list[Message], sess: Session, request: Request, id_: str) -> Iterator[Turn]:
+        said = [*chat, present.said(f"Use {self.desk.known[id_].name or id_}")]
+        try:
+            yield self._shown(said, sess, request, self.desk.choose(request, id_))
+        except PersonalQError as error:
+            yield Turn(chat=[*said, present.replied(str(error))])
+            raise gr.Error(present.safe(str(error))) from error
+
+    def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
+        options = present.options(decision)
+        sess = {
+            "request": present.plain(request),
+            "pending": self.desk.pending(request, decision) if isinstance(decision, Question) else None,
+            "options": options,
+            "cards": present.cards(decision) or sess.get("cards", []),
+            "chosen": present.chosen(decision) if isinstance(decision, Selection) else None,
+        }
+        return Turn(
+            chat=[*chat, present.replied(present.reply(decision), options)],
+            sess=sess,
+            intro=gr.update(visible=False),
+            shelf=gr.update(visible=False),
+            cands=self._gallery(sess, decision),
+            **self._studio(sess),
+        )
+
+    def _gallery(self, sess: Session, decision: Decision) -> Any:
+        weak = not isinstance(decision, Selection | Question)
+        picked = sess["chosen"]["ids"] if sess["chosen"] else []
+        title = "Weak matches" if weak else "Candidates"
+        body = panels.gallery(title, sess["cards"], self.desk.known, thumbnail, picked, weak)
+        return gr.update(value=body, visible=bool(body))
+
+    def on_clear(self) -> Turn:
+        """The bin above the conversation: the empty page again."""
+        hidden, shown = gr.update(visible=False), gr.update(visible=True)
+        return Turn("", [], {}, intro=shown, shelf=shown, cands=hidden, studio=hidden)
+
+    # --- the prompt ----------------------------------------------------------------------------
+
+    def _studio(self, sess: Session) -> dict[str, Any]:
+        picked = sess["chosen"]
+        if picked is None:
+            return {"studio": gr.update(visible=False), "warning": gr.update(value="", visible=False)}
+        prompt, mark, warning = self.on_reset(sess)
+        return {"studio": gr.update(visible=True), "prompt": mark, "prompt_box": prompt, "warning": warning}
+
+    def on_edit(self, prompt: str, sess: Session) -> tuple[Any, Any]:
+        """An edited prompt: its marked pieces, and a warning when a trigger was removed."""
+        marks = sess["chosen"]["marks"] if sess.get("chosen") else ()
+        lost = present.warning(prompt, marks)
+        return present.marked(prompt, present.spans(prompt, marks)), gr.update(value=lost, visible=bool(lost))
+
+    def on_reset(self, sess: Session) -> tuple[str, Any, Any]:
+        """The prompt as Check-in wrote it."""
+        prompt = sess["chosen"]["prompt"] if sess.get("chosen") else ""
+        return prompt, *self.on_edit(prompt, sess)
+
+    # --- the pictures --------------------------------------------------------------------------
+
+    def on_compare(
+        self,
+        chat: list[Message],
+        sess: Session,
+        prompt: str,
+        seed: float | None,
+        steps: float,
+        guidance: float,
+        precision: Precision,
+    ) -> Iterator[Pictures]:
+        """Both pictures, a step at a time. An empty seed is drawn and written back, so the pictures can be repeated."""
+        chosen_seed = random.randint(0, LAST_SEED) if seed is None else int(seed)
+        try:
+            job = present.job(sess.get("chosen"), self.desk.known, prompt, chosen_seed, int(steps), guidance)
+            yield Pictures(
+                outputs=gr.update(visible=True),
+                reference=gr.update(value=None),
+                quantised=gr.update(value=None, label=PRECISIONS[precision]),
+                progress=panels.progress("Loading the model"),
+                memory="",
+                seed=chosen_seed,
+                go=gr.update(interactive=False),
+                stop=gr.update(visible=True),
+            )
+            yield from self._frames(job, precision)
+        except PersonalQError as error:
+            said = [*chat, present.replied(str(error))]
+            yield Pictures(chat=said, progress=panels.progress("Failed: see the chat"), **_at_rest())
+            raise gr.Error(present.safe(str(error))) from error
+
+    def _frames(self, job: Job, precision: Precision) -> Iterator[Pictures]:
+        pair: Sequence[Precision] = (REFERENCE, precision)
+        labels = [self.desk.label(one) for one in pair]
+        readings: list[MemoryReading] = []
+        with closing(self.desk.compare(job, pair)) as frames:
+            for frame in frames:
+                side = "reference" if frame.variant == REFERENCE else "quantised"
+                title = "Full precision" if frame.variant == REFERENCE else PRECISIONS[precision]
+                readings += [frame.memory] if frame.memory else []
+                yield Pictures(
+                    progress=panels.progress(title, frame.step, frame.total),
+                    memory=panels.memory(readings, labels) if frame.memory else KEEP,
+                    **({side: frame.image} if frame.image else {}),
+                )
+        yield Pictures(progress=panels.progress(f"Both pictures from seed {job.seed}"), **_at_rest())
+
+    def on_stop(self) -> tuple[str, Any, Any]:
+        """After a stop: what stays on the page."""
+        text = "Stopped. A finished picture stays; an unfinished one shows its last step."
+        return panels.progress(text), *_at_rest().values()
+
+
+def _at_rest() -> dict[str, Any]:
+    return {"go": gr.update(interactive=True), "stop": gr.update(visible=False)}
+
+
+def new_seed() -> int:
+    """Another seed."""
+    return random.randint(0, LAST_SEED)

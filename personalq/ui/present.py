@@ -1,0 +1,185 @@
+"""Records to widget values and back: it knows no widget, opens no file and asks nobody.
+
+Every text that comes from a user, a file or an exception leaves this module escaped (`safe` for markdown) or
+as plain data for widgets that show plain text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from personalq.records import Candidate, Checkpoint, Decision, Job, NoMatch, Question, Request, Selection, Span
+
+Message = dict[str, Any]
+Session = dict[str, Any]
+"""What one visitor has open, as plain data: request, pending, options, cards, weak, chosen."""
+
+SHOWN = 6
+"""How many candidates the gallery shows."""
+ON_SHELF = 12
+"""How many concepts the empty page shows."""
+PLAIN, REPHRASE = "ui:plain", "ui:rephrase"
+"""Ids of the two answers to "no match" that are the page's own."""
+EXPIRED = "That choice has expired. Ask again."
+NOT_READY = "There is no prompt yet. Describe a picture first."
+
+_INERT = {ord(mark): f"&#{ord(mark)};" for mark in "[]`~*_#$|\\"}
+
+
+def safe(text: str) -> str:
+    """`text` as markdown that shows exactly these characters: no HTML, no images, no links, no code blocks."""
+    return html.escape(text, quote=False).translate(_INERT)
+
+
+# --- the conversation --------------------------------------------------------------------------
+
+
+def said(text: str) -> Message:
+    """A user message."""
+    return {"role": "user", "content": safe(text)}
+
+
+def replied(text: str, options: Mapping[str, str] | None = None) -> Message:
+    """An assistant message; `options` maps option ids to their labels (shown as plain text)."""
+    message: Message = {"role": "assistant", "content": safe(text)}
+    if options:
+        message["options"] = [{"value": value, "label": label} for value, label in options.items()]
+    return message
+
+
+def options(decision: Decision) -> dict[str, str]:
+    """What can be clicked under the reply, id to label."""
+    if isinstance(decision, Question):
+        return {option.id: option.label for option in decision.options}
+    if isinstance(decision, NoMatch):
+        return {PLAIN: "Use the base model without a concept", REPHRASE: "Say it another way"}
+    return {}
+
+
+def reply(decision: Decision) -> str:
+    """The reply in words, unescaped."""
+    if isinstance(decision, Question):
+        return decision.text
+    if isinstance(decision, NoMatch):
+        tail = " The closest ones are listed as weak matches: pick one, or choose below." if decision.nearest else ""
+        return f"{decision.why}{tail}"
+    return "\n".join((decision.why, *(f"Note: {warning}" for warning in decision.warnings)))
+
+
+def cards(decision: Decision) -> list[dict[str, str]]:
+    """The gallery's entries as plain data, best first: checkpoint id and why it matched."""
+    shown: dict[str, str] = {}
+    for candidate in _shown(decision):
+        shown.setdefault(candidate.checkpoint.id, candidate.reason)
+    return [{"id": id_, "reason": reason} for id_, reason in list(shown.items())[:SHOWN]]
+
+
+def shelf(known: Mapping[str, Checkpoint]) -> list[dict[str, str]]:
+    """The first entries of a catalogue, one per model, as cards."""
+    models: dict[str, Checkpoint] = {}
+    for one in known.values():
+        if one.loadable:
+            models.setdefault(one.group_id or one.id, one)
+    return [{"id": one.id, "reason": one.description} for one in list(models.values())[:ON_SHELF]]
+
+
+def _shown(decision: Decision) -> Iterable[Candidate]:
+    if isinstance(decision, NoMatch):
+        return decision.nearest
+    if isinstance(decision, Question):
+        asked = [id_ for option in decision.options for id_ in option.checkpoint_ids]
+    else:
+        asked = [checkpoint.id for checkpoint in decision.checkpoints]
+    first = [candidate for candidate in decision.candidates if candidate.checkpoint.id in asked]
+    rest = [candidate for candidate in decision.candidates if candidate.checkpoint.id not in asked]
+    if isinstance(decision, Selection) and not first:
+        first = [Candidate(checkpoint, reason=decision.why) for checkpoint in decision.checkpoints]
+    return [*first, *rest]
+
+
+def plain(request: Request) -> dict[str, Any]:
+    """A request as plain data; `Request(**data)` makes it again."""
+    return {**asdict(request), "history": list(request.history)}
+
+
+def request(data: Mapping[str, Any]) -> Request:
+    """The request that `plain` wrote down."""
+    return Request(**{**data, "history": tuple(data["history"])})
+
+
+# --- the prompt --------------------------------------------------------------------------------
+
+
+def chosen(selection: Selection) -> dict[str, Any]:
+    """A selection as plain data: ids, prompt and the marked pieces of it."""
+    marks = [{"text": selection.prompt[s.start : s.end], "role": s.role, "id": s.id} for s in selection.spans]
+    return {"ids": [c.id for c in selection.checkpoints], "prompt": selection.prompt, "marks": marks}
+
+
+def without_concept(request: Request) -> Selection:
+    """The request as it stands, for the base model alone."""
+    why = "No concept is loaded: the base model draws your words as they are."
+    return Selection((), request.text.strip(), (), 1.0, why)
+
+
+def spans(prompt: str, marks: Sequence[Mapping[str, str]]) -> tuple[Span, ...]:
+    """Every occurrence of the marked pieces in `prompt`, also after an edit; longer pieces win, none overlap."""
+    found: list[Span] = []
+    for mark in sorted(marks, key=lambda mark: -len(mark["text"])):
+        for match in _whole(mark["text"]).finditer(prompt):
+            start, end = match.span()
+            if all(end <= span.start or start >= span.end for span in found):
+                found.append(Span(start, end, mark["role"], mark["id"]))  # type: ignore[arg-type]
+    return tuple(sorted(found, key=lambda span: span.start))
+
+
+def _whole(text: str) -> re.Pattern[str]:
+    before = r"(?<!\w)" if text[:1].isalnum() else ""
+    after = r"(?!\w)" if text[-1:].isalnum() else ""
+    return re.compile(before + re.escape(text) + after) if text else re.compile(r"(?!)")
+
+
+def marked(prompt: str, found: Sequence[Span]) -> list[tuple[str, str | None]]:
+    """`prompt` cut at the spans, for a highlighted text: pieces with their role, in order, nothing lost."""
+    pieces: list[tuple[str, str | None]] = []
+    at = 0
+    for span in found:
+        pieces += [(prompt[at : span.start], None), (prompt[span.start : span.end], span.role)]
+        at = span.end
+    return [piece for piece in [*pieces, (prompt[at:], None)] if piece[0]]
+
+
+def warning(prompt: str, marks: Sequence[Mapping[str, str]]) -> str:
+    """What the edited prompt lost, as markdown; empty when every trigger is still there."""
+    lost = {
+        mark["text"]: None for mark in marks if mark["role"] != "concept" and not _whole(mark["text"]).search(prompt)
+    }
+    if not lost:
+        return ""
+    names = ", ".join(f"**{safe(text)}**" for text in lost)
+    return f"⚠ The prompt no longer contains {names}: the concept will not show. Reset brings it back."
+
+
+def job(
+    picked: Mapping[str, Any] | None,
+    known: Mapping[str, Checkpoint],
+    prompt: str,
+    seed: int,
+    steps: int,
+    guidance: float,
+) -> Job:
+    """The picture to make from what the widgets say; each checkpoint at the weight its author recommends."""
+    marks = picked["marks"] if picked else ()
+    loaded = tuple((known[id_], known[id_].weight) for id_ in (picked["ids"] if picked else ()))
+    return Job(
+        prompt=prompt.strip(),
+        spans=spans(prompt.strip(), marks),
+        checkpoints=loaded,
+        seed=int(seed),
+        steps=int(steps),
+        guidance=float(guidance),
+    )
