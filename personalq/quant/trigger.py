@@ -108,7 +108,8 @@ class TriggerAware:
             logits += kv.padding
         weights = logits.softmax(-1)
         weights[..., kept:] = quantize_probabilities(weights[..., kept:], self.recipe.probabilities)
-        return (weights @ value).to(query.dtype)
+        out: Tensor = weights @ value
+        return out.to(query.dtype)
 
     def _kept(self, protected: Tensor) -> Tensor:
         if self.recipe.text_rows is None:

@@ -1,10 +1,11 @@
 import dataclasses
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import MakeUnet
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
@@ -15,6 +16,7 @@ from personalq.quant.recipe import RECIPES, recipe_named
 from personalq.records import Rule
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+MakeUnet = Callable[..., UNet2DConditionModel]
 INTEGER = ["taq-w8a8", "taq-w4a8", "rtn-w8a8", "rtn-w4a8"]
 LIMIT = {"taq-w8a8": 0.08, "taq-w4a8": 0.4, "rtn-w8a8": 0.08, "rtn-w4a8": 0.4, "nf4": 0.4}
 TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"

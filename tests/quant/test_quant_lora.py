@@ -1,8 +1,10 @@
 """Adapters of the diffusers format, loaded by diffusers and peft, on a quantised UNet."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from conftest import MakeUnet
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from personalq.quant.layers import QConv2d, QLinear
 from personalq.quant.recipe import RECIPES, recipe_named
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+MakeUnet = Callable[..., UNet2DConditionModel]
 BLOCK = "mid_block.attentions.0.transformer_blocks.0."
 LINEARS = (BLOCK + "attn1.to_q", BLOCK + "attn2.to_k", BLOCK + "ff.net.2")
 CONV = "mid_block.resnets.0.conv1"
