@@ -7,7 +7,7 @@ this object. Errors are said in the chat and shown as `gr.Error`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ PRECISIONS: dict[Precision, str] = {
     "nf4": "NF4 4-bit",
 }
 REFERENCE: Precision = "reference"
+Decide = Callable[[], tuple[Request, Decision]]
 
 
 class Turn(NamedTuple):
@@ -124,26 +125,23 @@ class Handlers:
 
     def _turn(self, text: str, shown: str, chat: list[Message], sess: Session) -> Iterator[Turn]:
         """`text` is asked, or answers what is pending; `shown` is how the visitor put it."""
+        pending, request = sess.get("pending"), Request(text, base=self.desk.base_name)
         said = [*chat, present.said(shown)]
-        pending = sess.get("pending")
         yield Turn(box="", chat=said, intro=gr.update(visible=False), shelf=gr.update(visible=False))
-        try:
-            request = Request(text, base=self.desk.base_name)
-            if pending:
-                request, decision = self.desk.answer(pending, text)
-            else:
-                decision = self.desk.ask(request)
-            yield self._shown(said, sess, request, decision)
-        except PersonalQError as error:
-            yield Turn(chat=[*said, present.replied(str(error))])
-            raise gr.Error(present.safe(str(error))) from error
+        yield from self._settled(
+            said, sess, lambda: self.desk.answer(pending, text) if pending else (request, self.desk.ask(request))
+        )
 
     def _choose(self, chat: list[Message], sess: Session, request: Request, id_: str) -> Iterator[Turn]:
         said = [*chat, present.said(f"Use {self.desk.known[id_].name or id_}")]
+        yield from self._settled(said, sess, lambda: (request, self.desk.choose(request, id_)))
+
+    def _settled(self, said: list[Message], sess: Session, decide: Decide) -> Iterator[Turn]:
+        """What was decided; or what went wrong, with the choices still there."""
         try:
-            yield self._shown(said, sess, request, self.desk.choose(request, id_))
+            yield self._shown(said, sess, *decide())
         except PersonalQError as error:
-            yield Turn(chat=[*said, present.replied(str(error))])
+            yield Turn(chat=[*said, present.replied(str(error), sess.get("options"))])
             raise gr.Error(present.safe(str(error))) from error
 
     def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
@@ -187,9 +185,9 @@ class Handlers:
 
     def on_edit(self, prompt: str, sess: Session) -> tuple[Any, Any]:
         """An edited prompt: its marked pieces, and a warning when a trigger was removed."""
-        marks = sess["chosen"]["marks"] if sess.get("chosen") else ()
-        lost = present.warning(prompt, marks)
-        return present.marked(prompt, present.spans(prompt, marks)), gr.update(value=lost, visible=bool(lost))
+        picked = sess.get("chosen")
+        lost = present.warning(prompt, picked)
+        return present.marked(prompt, present.spans(prompt, picked)), gr.update(value=lost, visible=bool(lost))
 
     def on_reset(self, sess: Session) -> tuple[str, Any, Any]:
         """The prompt as Check-in wrote it."""
@@ -257,3 +255,8 @@ def _at_rest() -> dict[str, Any]:
 def new_seed() -> int:
     """Another seed."""
     return random.randint(0, LAST_SEED)
+
+
+def filled(text: str, chat: list[Message], sess: Session) -> tuple[Any, None, None]:
+    """Says at the box itself that it is empty; one value for each input of `turn`."""
+    return gr.validate(bool(text.strip()), "Describe a picture first."), None, None

@@ -12,7 +12,7 @@ import gradio as gr
 
 from personalq.settings import Settings
 from personalq.ui.desk import Desk
-from personalq.ui.handlers import PRECISIONS, Handlers, Pictures, Turn, new_seed
+from personalq.ui.handlers import PRECISIONS, Handlers, Pictures, Turn, filled, new_seed
 from personalq.ui.starters import starters
 from personalq.ui.theme import CSS, HEADER, MARK_COLORS, theme
 
@@ -144,7 +144,7 @@ def _of(parts: Mapping[str, Any], *names: str) -> list[Any]:
 def _wire_talk(parts: Parts, handlers: Handlers) -> None:
     talk: dict[str, Any] = {**QUIET, "concurrency_id": "cpu", "concurrency_limit": 8}
     outputs, context = _of(parts, *Turn._fields), _of(parts, "chat", "sess")
-    parts["box"].submit(handlers.turn, [parts["box"], *context], outputs, trigger_mode="once", **talk)
+    parts["box"].submit(handlers.turn, [parts["box"], *context], outputs, trigger_mode="once", validator=filled, **talk)
     for button in parts["starters"]:
         button.click(handlers.turn, [button, *context], outputs, trigger_mode="once", **talk)
     clicks: dict[str, tuple[Any, Callable[..., Any]]] = {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from personalq.errors import RequestError
 from personalq.records import Candidate, Checkpoint, Decision, Job, NoMatch, Question, Request, Selection, Span
 
 Message = dict[str, Any]
@@ -25,7 +26,7 @@ ON_SHELF = 12
 PLAIN, REPHRASE = "ui:plain", "ui:rephrase"
 """Ids of the two answers to "no match" that are the page's own."""
 EXPIRED = "That choice has expired. Ask again."
-NOT_READY = "There is no prompt yet. Describe a picture first."
+NO_PROMPT = "The prompt is empty. Describe a picture, or press Reset."
 
 _INERT = {ord(mark): f"&#{ord(mark)};" for mark in "[]`~*_#$|\\"}
 
@@ -116,7 +117,7 @@ def request(data: Mapping[str, Any]) -> Request:
 
 def chosen(selection: Selection) -> dict[str, Any]:
     """A selection as plain data: ids, prompt and the marked pieces of it."""
-    marks = [{"text": selection.prompt[s.start : s.end], "role": s.role, "id": s.id} for s in selection.spans]
+    marks = [{**asdict(s), "text": selection.prompt[s.start : s.end]} for s in selection.spans]
     return {"ids": [c.id for c in selection.checkpoints], "prompt": selection.prompt, "marks": marks}
 
 
@@ -126,14 +127,18 @@ def without_concept(request: Request) -> Selection:
     return Selection((), request.text.strip(), (), 1.0, why)
 
 
-def spans(prompt: str, marks: Sequence[Mapping[str, str]]) -> tuple[Span, ...]:
-    """Every occurrence of the marked pieces in `prompt`, also after an edit; longer pieces win, none overlap."""
+def spans(prompt: str, picked: Mapping[str, Any] | None) -> tuple[Span, ...]:
+    """The marked pieces of `prompt`: as they were written, or after an edit every occurrence, longer pieces first."""
+    if picked is None:
+        return ()
+    if prompt == picked["prompt"]:
+        return tuple(Span(mark["start"], mark["end"], mark["role"], mark["id"]) for mark in picked["marks"])
     found: list[Span] = []
-    for mark in sorted(marks, key=lambda mark: -len(mark["text"])):
+    for mark in sorted(picked["marks"], key=lambda mark: -len(mark["text"])):
         for match in _whole(mark["text"]).finditer(prompt):
             start, end = match.span()
             if all(end <= span.start or start >= span.end for span in found):
-                found.append(Span(start, end, mark["role"], mark["id"]))  # type: ignore[arg-type]
+                found.append(Span(start, end, mark["role"], mark["id"]))
     return tuple(sorted(found, key=lambda span: span.start))
 
 
@@ -153,15 +158,14 @@ def marked(prompt: str, found: Sequence[Span]) -> list[tuple[str, str | None]]:
     return [piece for piece in [*pieces, (prompt[at:], None)] if piece[0]]
 
 
-def warning(prompt: str, marks: Sequence[Mapping[str, str]]) -> str:
+def warning(prompt: str, picked: Mapping[str, Any] | None) -> str:
     """What the edited prompt lost, as markdown; empty when every trigger is still there."""
-    lost = {
-        mark["text"]: None for mark in marks if mark["role"] != "concept" and not _whole(mark["text"]).search(prompt)
-    }
+    marks = picked["marks"] if picked else ()
+    needed = {mark["text"]: None for mark in marks if mark["role"] != "concept"}
+    lost = [f"**{safe(text)}**" for text in needed if not _whole(text).search(prompt)]
     if not lost:
         return ""
-    names = ", ".join(f"**{safe(text)}**" for text in lost)
-    return f"⚠ The prompt no longer contains {names}: the concept will not show. Reset brings it back."
+    return f"⚠ The prompt no longer contains {', '.join(lost)}: the concept will not show. Reset brings it back."
 
 
 def job(
@@ -172,12 +176,16 @@ def job(
     steps: int,
     guidance: float,
 ) -> Job:
-    """The picture to make from what the widgets say; each checkpoint at the weight its author recommends."""
-    marks = picked["marks"] if picked else ()
+    """The picture to make from what the widgets say; each checkpoint at the weight its author recommends.
+
+    Raises RequestError without a prompt.
+    """
+    if not prompt.strip():
+        raise RequestError(NO_PROMPT)
     loaded = tuple((known[id_], known[id_].weight) for id_ in (picked["ids"] if picked else ()))
     return Job(
         prompt=prompt.strip(),
-        spans=spans(prompt.strip(), marks),
+        spans=spans(prompt.strip(), picked),
         checkpoints=loaded,
         seed=int(seed),
         steps=int(steps),

@@ -1,0 +1,95 @@
+"""A real app in a process of its own, and a real browser that may reach nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+PATIENCE = 180_000
+"""Milliseconds: only how long a broken page may keep a slow machine waiting."""
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts `app.py` with flags, waits until it answers, and gives its address."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    running: list[subprocess.Popen[bytes]] = []
+    folder = tmp_path_factory.mktemp("app")
+
+    def start(*flags: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {**os.environ, "PERSONALQ_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
+        log = folder / f"{port}.log"
+        with log.open("wb") as output:
+            command = [sys.executable, "app.py", "--port", str(port), *flags]
+            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output))
+        url, until = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
+        while time.monotonic() < until and running[-1].poll() is None:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                return url
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError(f"app.py did not answer:\n{log.read_text()}")
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture()
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page; at the end, nothing but the app was asked for and no script failed."""
+    strays: list[str] = []
+    contexts: list[Any] = []
+
+    def open_(url: str, **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda asked: asked.url.startswith((url, "data:", "blob:")) or strays.append(asked.url))
+        page.on("pageerror", lambda error: strays.append(f"script: {error}"))
+        page.on("dialog", lambda dialog: (strays.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(url, wait_until="domcontentloaded")
+        page.locator("#status .pq-status:not(.loading)").wait_for()
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert strays == []
