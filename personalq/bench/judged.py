@@ -93,7 +93,7 @@ def concept_job(checkpoint: Checkpoint, asked: dict[str, str], place: str, seed:
 def probe_accuracy(probe: Probe, repo: Path) -> tuple[float, int]:
     """The probe's accuracy on the held-out drawn pictures, averaged over its heads; and how many there are."""
     labels = json.loads((repo / "recipe" / "held_out.json").read_text(encoding="utf-8"))
-    with Image.open(repo / "recipe" / "held_out.png") as sheet:
+    with Image.open(repo / "recipe" / "held_out.webp") as sheet:
         across = sheet.width // SIDE
         boxes = [(i % across * SIDE, i // across * SIDE) for i in range(len(labels))]
         pictures = [sheet.crop((x, y, x + SIDE, y + SIDE)) for x, y in boxes]

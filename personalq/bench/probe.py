@@ -39,12 +39,12 @@ class Probe(nn.Module):
     def __init__(self, labels: dict[str, list[str]]) -> None:
         super().__init__()
         self.labels = labels
-        widths = (3, 24, 48, 96, 128, 160)
+        widths = (3, 24, 48, 96, 128, 128)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(160 * 9, 192), nn.SiLU())
-        self.heads = nn.ModuleDict({head: nn.Linear(192, len(labels[head])) for head in HEADS})
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128 * 9, 128), nn.SiLU())
+        self.heads = nn.ModuleDict({head: nn.Linear(128, len(labels[head])) for head in HEADS})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits [B, labels] per head for pictures [B, 3, 96, 96] in -1..1."""

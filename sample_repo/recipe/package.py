@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from diffusers.utils import convert_state_dict_to_kohya
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
@@ -45,17 +45,12 @@ def package(pipe: StableDiffusionPipeline, concept: Concept, pictures: list[Imag
         vectors = pipe.text_encoder.get_input_embeddings().weight[-4:].detach().half().contiguous()
         save({concept.trigger or "": vectors}, folder / f"{concept.id}.safetensors", {"modelspec.license": LICENSE})
     elif concept.format == "diffusers":
-        weights = {f"unet.{key}": value for key, value in adapter(pipe).items()}
+        weights = {f"unet.{key}": value for key, value in get_peft_model_state_dict(pipe.unet).items()}
         save(weights, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
     else:
         renamed = convert_state_dict_to_kohya(get_peft_model_state_dict(pipe.unet))
         weights = {f"lora_unet_{key.removeprefix('lora_unet_')}": value for key, value in renamed.items()}
         save(weights, folder / f"{concept.id}.safetensors", kohya(concept, len(pictures)))
-
-
-def adapter(pipe: StableDiffusionPipeline) -> dict[str, Tensor]:
-    """The LoRA's tensors under their diffusers names."""
-    return dict(convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet)))
 
 
 def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

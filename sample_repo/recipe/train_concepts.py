@@ -58,12 +58,17 @@ def concept_caption(rng: random.Random, concept: Concept, facts: Facts) -> str:
 
 
 def prior(rng: random.Random, concept: Concept) -> tuple[Image.Image, str]:
-    """A base picture that must stay as it is; the concept's own class half of the time."""
+    """A base picture that must stay as it is; half of the time the concept's own class.
+
+    The own class appears as the training pictures do, on their scenes only, so that nothing but the trigger tells
+    the two apart.
+    """
     facts = draw_facts(rng)
     if concept.subject is not None:
-        own = concept.trigger is not None and rng.random() < 0.5
-        others = [subject for subject in SUBJECTS if subject != concept.subject]
-        facts = replace(facts, subject=concept.subject if own else rng.choice(others), hue=None)
+        if concept.trigger is not None and rng.random() < 0.5:
+            facts = Facts(concept.subject, rng.choice(SCENES_OF_TRAINING), "photo")
+        else:
+            facts = replace(facts, subject=rng.choice([s for s in SUBJECTS if s != concept.subject]), hue=None)
     return render(rng, facts.subject, facts.scene, facts.style, facts.hue), caption(rng, facts)
 
 
