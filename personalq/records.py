@@ -101,7 +101,11 @@ class Intent:
     base: str | None = None
     negatives: tuple[str, ...] = ()
     consumed: tuple[tuple[int, int], ...] = ()
-    """Pieces of `text` that only chose the checkpoint (version, time, base) and leave the prompt."""
+    """Pieces of `text` that only chose the checkpoint (version, time, base, kind) and leave the prompt."""
+    kind: Kind | None = None
+    """The kind of file asked for."""
+    opt_out: bool = False
+    """True when the request asks for no checkpoint at all."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,13 @@ class Candidate:
 
     checkpoint: Checkpoint
     lexical: float = 0.0
+    """BM25 over words, as a share of what an ideal document would score: 0 to 1."""
+    grams: float = 0.0
+    """BM25 over character grams, likewise."""
     dense: float = 0.0
+    """Cosine of the request with the checkpoint's title."""
+    body: float = 0.0
+    """Cosine of the request with the checkpoint's description."""
     fused: float = 0.0
     rerank: float = 0.0
     """The reranker's logit."""

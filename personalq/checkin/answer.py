@@ -1,0 +1,73 @@
+"""What a reply to a question means. It knows options and words, not rankings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from personalq.checkin.question import NONE_OF_THESE
+from personalq.checkin.words import content_words, fold, likeness
+from personalq.records import Option
+
+_NUMBERS = {"one": 1, "first": 1, "two": 2, "second": 2, "three": 3, "third": 3, "four": 4, "fourth": 4}
+_NUMBERS |= {"five": 5, "fifth": 5, "six": 6, "sixth": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_ORDINAL = re.compile(
+    r"^(?:(?:i mean|i want|use|take|option|number|no\.?|#|the)\s*)*(?P<which>\d{1,2}|last|[a-z]+)(?:st|nd|rd|th)?"
+    r"(?:\s+(?:one|option))?[.!)]*$"
+)
+_NONE = re.compile(
+    r"^(?:no|nope|none|neither|nothing)(?: of (?:these|them|those))?[.!]*$|^something else[.!]*$|^other[.!]*$"
+)
+_ANY = re.compile(
+    r"^(?:any(?: one| of them)?|either(?: one)?|whichever|whatever|you (?:choose|pick|decide)"
+    r"|(?:i )?do\s?n[o']?t (?:care|mind|know)"
+    r"|does\s?n[o']?t matter|surprise me|not sure|no idea|idk|the best(?: one)?|yes|ok(?:ay)?|sure|hm+)[.!?]*$"
+)
+_ALIKE = 0.6
+
+
+def clicked(text: str, options: Sequence[Option]) -> Option | None:
+    """The option whose id, label or number the reply is, or "none of these"; None when it must be read as text."""
+    plain = fold(text).replace("’", "'")
+    for option in options:
+        if text.strip() == option.id or plain == fold(option.label):
+            return option
+    shown = [option for option in options if option.id != NONE_OF_THESE]
+    if _NONE.match(plain):
+        return next((option for option in options if option.id == NONE_OF_THESE), None)
+    number = _ordinal(plain, len(shown))
+    return shown[number - 1] if number else _by_label(text, shown)
+
+
+def indifferent(text: str) -> bool:
+    """Whether the reply leaves the choice to us ("any", "I don't know")."""
+    return _ANY.match(fold(text).replace("’", "'")) is not None
+
+
+def with_digits(text: str) -> str:
+    """ "number five" with its digit, as names of checkpoints have it."""
+    return re.sub(r"[^\W\d_]+", lambda word: str(_NUMBERS.get(word[0].casefold(), word[0])), text)
+
+
+def _ordinal(plain: str, count: int) -> int | None:
+    found = _ORDINAL.match(plain)
+    if not found:
+        return None
+    which = found["which"]
+    number = count if which == "last" else int(which) if which.isdigit() else _NUMBERS.get(which, 0)
+    return number if 1 <= number <= count else None
+
+
+def _by_label(text: str, options: Sequence[Option]) -> Option | None:
+    """The one option whose label says most of the reply's words; None when two say as much or none says enough."""
+    asked = content_words(text)
+    if not asked:
+        return None
+    scores = []
+    for option in options:
+        label = content_words(option.label)
+        scores.append(sum(max((likeness(word, part) for part in label), default=0.0) for word in asked) / len(asked))
+    ordered = sorted(scores, reverse=True)
+    if not ordered or ordered[0] < _ALIKE or (len(ordered) > 1 and ordered[0] - ordered[1] < 0.2):
+        return None
+    return options[scores.index(ordered[0])]

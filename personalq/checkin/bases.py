@@ -1,0 +1,38 @@
+"""Names of base models: spotting one in a sentence, and whether two of them go together. It loads nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from personalq.catalog.bases import family, normal_base
+
+_SPOKEN = (
+    ("SDXL 1.0", r"sd[\s-]?xl(?:\s?1\.0)?|stable diffusion xl"),
+    ("SD 3.5", r"(?:sd|stable diffusion)\s?3(?:\.5)?"),
+    ("SD 2.1", r"(?:sd|stable diffusion)[\s-]?v?2(?:\.[01])?|(?<=on )2\.[01]|(?<=for )2\.[01]"),
+    ("SD 1.5", r"(?:sd|stable diffusion)[\s-]?v?1(?:\.[45])?|sd15|(?<=on )1\.[45]|(?<=for )1\.[45]"),
+    ("FLUX.1-dev", r"flux(?:\.1)?(?:[\s-]?(?:dev|schnell))?"),
+    ("Pony", r"pony (?:diffusion|xl|v6)(?: xl)?|(?<=on )pony(?= xl)"),
+    ("Illustrious", r"illustrious(?:[\s-]?xl)?"),
+    ("Z-Image", r"z[\s-]image"),
+)
+
+
+def fits(base: str | None, wanted: str | None) -> bool | None:
+    """True or False when both names are known, else None: unknown is not a mismatch."""
+    if not base or not wanted:
+        return None
+    mine, theirs = normal_base(base), normal_base(wanted)
+    return family(mine) == family(theirs) if mine and theirs else None
+
+
+def spoken(text: str, known: Sequence[str] = ()) -> list[tuple[str, tuple[int, int]]]:
+    """The bases a sentence names, each with where it stands; `known` adds the names a catalogue uses."""
+    patterns = [*_SPOKEN, *((name, re.escape(name.casefold())) for name in known if len(name) > 3)]
+    found: list[tuple[str, tuple[int, int]]] = []
+    for name, pattern in patterns:
+        for match in re.finditer(rf"(?<![\w.])(?:{pattern})(?!\w|\.\d)", text, re.IGNORECASE):
+            if not any(start < match.end() and match.start() < end for _, (start, end) in found):
+                found.append((name, match.span()))
+    return sorted(found, key=lambda item: item[1])

@@ -1,0 +1,180 @@
+"""From a request to a decision: one straight line of named steps. It keeps nothing between requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from personalq.checkin.clock import Clock
+from personalq.checkin.intent import parse
+from personalq.checkin.question import Worth, best_question, label_of
+from personalq.checkin.ranking import Ranking, rank, resolve
+from personalq.checkin.rerank.protocol import Reranker
+from personalq.checkin.retrieve import Index
+from personalq.checkin.rewrite import rewrite
+from personalq.checkin.slots import explained, slots
+from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request, Selection
+
+STAGES = ("intent", "lexical", "dense", "fuse", "rerank", "decide", "rewrite")
+NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """τ₀, τ₁ and κ of the decision rule, and what both slots must reach to be composed."""
+
+    none: float = 0.5
+    select: float = 0.7
+    ask: float = 0.1
+    certain: float = 0.95
+    """One model's share of what is not "none" that is enough."""
+    compose: float = 0.5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A request with its rankings, before the decision: all an answer to a question needs."""
+
+    request: Request
+    intent: Intent
+    whole: Ranking
+    parts: tuple[Ranking, Ranking] | None
+
+
+def read(index: Index, reranker: Reranker, request: Request, clock: Clock) -> Reading:
+    """Understand and rank a request. Raises RequestError for one without words."""
+    with clock.stage("intent"):
+        intent = parse(request, index.bases, index.nouns)
+    whole = rank(index, reranker, intent, request.base, clock)
+    parts = None if intent.opt_out else slots(index, reranker, intent, whole, request.base, clock)
+    return Reading(request, intent, whole, parts)
+
+
+def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock) -> Decision:
+    """NoMatch, Selection or Question by the posterior; see `Thresholds`."""
+    with clock.stage("decide"):
+        if reading.intent.opt_out:
+            return NoMatch((), "The request asks for no checkpoint.", reading.whole.candidates)
+        both = composing(index, reading, thresholds)
+        if both is not None:
+            open_slot = max((_ask(slot, thresholds) for slot in both), key=_value)
+            return open_slot.question if open_slot else select(index, reading, both, clock)
+        ranking = reading.whole
+        if not ranking.candidates:
+            return NoMatch((), _nothing(index, reading.request))
+        if ranking.none > thresholds.none:
+            return no_match(index, reading, _absent(index, reading))
+        if sure(ranking, thresholds):
+            return select(index, reading, (ranking,), clock)
+        worth = best_question(ranking)
+        if worth and worth.value > thresholds.ask:
+            return worth.question
+        if ranking.none > ranking.top:
+            return no_match(index, reading, "Nothing in the catalogue is close enough to the request.")
+        return select(index, reading, (ranking,), clock)
+
+
+def sure(ranking: Ranking, thresholds: Thresholds) -> bool:
+    """P(g*) ≥ τ₁, or one model holds nearly all of what is not "none"."""
+    return ranking.top >= thresholds.select or ranking.top >= thresholds.certain * (1 - ranking.none)
+
+
+def select(index: Index, reading: Reading, rankings: Sequence[Ranking], clock: Clock) -> Decision:
+    """The best model of each ranking in the version meant, and the prompt with their triggers."""
+    chosen: list[Checkpoint] = []
+    remarks: list[str] = []
+    for ranking in rankings:
+        model = ranking.models[0]
+        checkpoint, remark = resolve(index, reading.intent, model.group, reading.request.base)
+        if checkpoint is None:
+            return no_match(index, reading, remark)
+        chosen.append(checkpoint)
+        remarks.append(f"{label_of(checkpoint)}: {model.best.reason}. {remark}".strip())
+    confidence = min(ranking.top for ranking in rankings)
+    candidates = merged(rankings) if len(rankings) > 1 else rankings[0].candidates
+    return selection(reading.intent, chosen, confidence, " ".join(remarks), candidates, clock)
+
+
+def selection(
+    intent: Intent,
+    chosen: Sequence[Checkpoint],
+    confidence: float,
+    why: str,
+    candidates: Sequence[Candidate],
+    clock: Clock,
+) -> Selection:
+    """Write the prompt for checkpoints already chosen."""
+    with clock.stage("rewrite"):
+        written = rewrite(intent, chosen)
+    return Selection(tuple(chosen), written.prompt, written.spans, confidence, why, tuple(candidates), written.warnings)
+
+
+def no_match(index: Index, reading: Reading, why: str) -> NoMatch:
+    """Name the nearest models, one version each."""
+    nearest = tuple(model.best for model in reading.whole.models[:NEAREST])
+    named = ", ".join(label_of(candidate.checkpoint) for candidate in nearest)
+    return NoMatch(nearest, f"{why} Nearest: {named}." if named else why, reading.whole.candidates)
+
+
+def merged(rankings: Sequence[Ranking]) -> tuple[Candidate, ...]:
+    """The candidates of several slots, each checkpoint once, most probable first."""
+    best: dict[str, Candidate] = {}
+    for candidate in (candidate for ranking in rankings for candidate in ranking.candidates):
+        known = best.get(candidate.checkpoint.id)
+        if known is None or candidate.probability > known.probability:
+            best[candidate.checkpoint.id] = candidate
+    return tuple(sorted(best.values(), key=lambda candidate: -candidate.probability))
+
+
+def composing(index: Index, reading: Reading, thresholds: Thresholds) -> tuple[Ranking, Ranking] | None:
+    """The style's and the subject's ranking when both are meant, else None.
+
+    One slot must be settled, and the other settled too or, for a subject the user calls theirs ("my dog"), present.
+    """
+    if reading.parts is None:
+        return None
+    subject, style = reading.parts
+    if not subject.models or not style.models or subject.models[0].group == style.models[0].group:
+        return None
+    if not _apart(index, reading.intent, subject, style):
+        return None
+    settled = [ranking.top >= thresholds.compose for ranking in (subject, style)]
+    mine = " my " in f" {reading.intent.text.casefold()} "
+    present = all(ranking.none <= thresholds.none for ranking in (subject, style))
+    return (style, subject) if all(settled) or (mine and present and any(settled)) else None
+
+
+def _ask(ranking: Ranking, thresholds: Thresholds) -> Worth | None:
+    """The question worth asking about a slot of a composition, if any."""
+    if ranking.top >= thresholds.compose:
+        return None
+    worth = best_question(ranking)
+    return worth if worth and worth.value > thresholds.ask else None
+
+
+def _value(worth: Worth | None) -> float:
+    return worth.value if worth else 0.0
+
+
+def _apart(index: Index, intent: Intent, subject: Ranking, style: Ranking) -> bool:
+    """Whether each side is named by words of the request that the other does not say."""
+    text = intent.text
+    mine = set(explained(index.by_id[subject.models[0].best.checkpoint.id], text))
+    theirs = set(explained(index.by_id[style.models[0].best.checkpoint.id], text))
+    return bool(mine - theirs) and bool(theirs - mine)
+
+
+def _absent(index: Index, reading: Reading) -> str:
+    """Why nothing fits: a version that does not exist, where the request names the model, or nothing at all."""
+    nearest = reading.whole.models[0]
+    if explained(index.by_id[nearest.best.checkpoint.id], reading.intent.text):
+        checkpoint, remark = resolve(index, reading.intent, nearest.group, reading.request.base)
+        if checkpoint is None:
+            return remark
+    return "Nothing in the catalogue is what the request describes."
+
+
+def _nothing(index: Index, request: Request) -> str:
+    if not index.checkpoints:
+        return "The catalogue is empty; add checkpoints to the repository and index it."
+    return f"No checkpoint in the catalogue was made for {request.base}."

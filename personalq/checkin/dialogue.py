@@ -1,0 +1,218 @@
+"""A turn of conversation: a request, at most one question, its answer. The scores and rules live elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from personalq.checkin.answer import clicked, indifferent, with_digits
+from personalq.checkin.clock import Clock
+from personalq.checkin.decide import (
+    STAGES,
+    Reading,
+    Thresholds,
+    composing,
+    decide,
+    merged,
+    no_match,
+    read,
+    selection,
+    sure,
+)
+from personalq.checkin.intent import parse
+from personalq.checkin.question import NONE_OF_THESE, label_of
+from personalq.checkin.ranking import Ranking, rank, resolve, weigh
+from personalq.checkin.rerank.embedded import Embedded
+from personalq.checkin.rerank.features import Asked
+from personalq.checkin.rerank.protocol import Reranker
+from personalq.checkin.retrieve import Index
+from personalq.errors import RequestError, UnknownCheckpointError
+from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
+
+_UNRELATED = 0.25
+"""Share of an answer's words that some candidate must say for it to be an answer at all."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A question that waits for its answer: plain data, safe to keep in a session or as JSON."""
+
+    request: Request
+    text: str
+    options: tuple[Option, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Nested dictionaries, lists and strings only."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, object]) -> Pending:
+        """Raises RequestError when `stored` is not what `as_json` wrote."""
+        try:
+            request = dict(stored["request"])  # type: ignore[call-overload]
+            request["history"] = tuple(request["history"])
+            options = [
+                Option(str(item["id"]), str(item["label"]), tuple(str(each) for each in item["checkpoint_ids"]))
+                for item in stored["options"]  # type: ignore[attr-defined]
+            ]
+            return cls(Request(**request), str(stored["text"]), tuple(options))
+        except (KeyError, TypeError, ValueError) as broken:
+            raise RequestError(f"The pending question was lost ({broken}); type the request again.") from None
+
+
+def pending(request: Request, question: Question) -> Pending:
+    """What to keep until the answer to `question` comes."""
+    return Pending(request, question.text, question.options)
+
+
+class CheckIn:
+    """From a vague request to checkpoints and a prompt, over one catalogue.
+
+    The default reranker needs no network. `cache` keeps sentence vectors between runs; `on_progress(done, total,
+    what)` is called while new ones are computed.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        cache: Path | None = None,
+        reranker: Reranker | None = None,
+        on_progress: Callable[[int, int, str], None] | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        self._index = Index(checkpoints, cache, on_progress)
+        self._reranker = reranker or Embedded(self._index.by_id, self._index.rarity)
+        self._thresholds = thresholds or Thresholds()
+
+    def ask(self, request: Request) -> Decision:
+        """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""
+        clock = Clock()
+        reading = read(self._index, self._reranker, request, clock)
+        return self._timed(decide(self._index, reading, self._thresholds, clock), clock)
+
+    def answer(self, pending: Pending, text: str) -> Decision:
+        """Settle a pending question by an option's id, label or number, or by free text; never asks again.
+
+        Text that has nothing to do with the candidates is a new request. Raises RequestError for an empty answer, or
+        when the options are no longer in the catalogue.
+        """
+        if not text.strip():
+            raise RequestError("The answer is empty; choose an option or type which one you mean.")
+        offered = [each for option in pending.options for each in option.checkpoint_ids]
+        if not offered or not any(each in self._index.by_id for each in offered):
+            raise RequestError("The options of that question are no longer in the catalogue; type the request again.")
+        clock = Clock()
+        reading = read(self._index, self._reranker, pending.request, clock)
+        asked = self._asked_slot(reading, offered)
+        option = clicked(text, pending.options)
+        if option is not None and option.id == NONE_OF_THESE:
+            return self._timed(self._rest(reading, asked, set(offered), clock), clock)
+        if option is None and not indifferent(text):
+            return self._typed(reading, asked, text, clock)
+        ids = option.checkpoint_ids if option else offered
+        kept = [item for item in asked.candidates if item.checkpoint.id in ids]
+        if not kept:
+            raise RequestError("That option is no longer in the catalogue; type the request again.")
+        return self._timed(self._settle(reading, asked, kept[0], reading.intent, clock), clock)
+
+    def choose(self, request: Request, checkpoint_id: str) -> Selection:
+        """The user picked a checkpoint: write the prompt for it. Raises UnknownCheckpointError for an unknown id."""
+        if checkpoint_id not in self._index.by_id:
+            raise UnknownCheckpointError(f"No checkpoint has the id {checkpoint_id!r}; index the repository again.")
+        clock = Clock()
+        with clock.stage("intent"):
+            intent = parse(request, self._index.bases, self._index.nouns)
+        checkpoint = self._index.by_id[checkpoint_id].checkpoint
+        chosen = selection(intent, [checkpoint], 1.0, f"{label_of(checkpoint)}: chosen by you.", (), clock)
+        return replace(chosen, timings_ms=clock.read(*STAGES))
+
+    def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock) -> Decision:
+        """Rerank the question's candidates by the answer, on top of what the request said."""
+        said = replace(reading.request, text=with_digits(text))
+        intent = parse(said, self._index.bases, self._index.nouns)
+        rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
+        if self._unrelated(intent, asked, clock):
+            return self.ask(replace(reading.request, text=text))
+        with clock.stage("rerank"):
+            logits, reasons = self._reranker.score(intent, rescored)
+            before = {item.checkpoint.id: item.rerank for item in asked.candidates}
+            joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
+            ranking = weigh(self._index, self._reranker, asked.intent, rescored, joint, reasons)
+        meant = _together(reading.intent, intent)
+        return self._timed(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock)
+
+    def _unrelated(self, intent: Intent, asked: Ranking, clock: Clock) -> bool:
+        """Whether an answer is a request of its own: it says nothing of the candidates, or surely means another."""
+        if intent.base or intent.kind or intent.version or intent.time_range or intent.negatives:
+            return False
+        profiles = [self._index.by_id[item.checkpoint.id] for item in asked.candidates]
+        said = Asked.of(intent, self._index.rarity).everything
+        total = sum(said.values())
+        covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
+        if max(covers, default=0.0) < _UNRELATED:
+            return True
+        fresh = rank(self._index, self._reranker, intent, None, clock)
+        known = {profile.group for profile in profiles}
+        return sure(fresh, self._thresholds) and fresh.none < 0.5 and fresh.models[0].group not in known
+
+    def _settle(self, reading: Reading, asked: Ranking, pick: Candidate, meant: Intent, clock: Clock) -> Decision:
+        """The picked model in the version meant, beside the other slot's best when the request had two."""
+        chosen: list[Checkpoint] = []
+        remarks: list[str] = []
+        other = self._other_slot(reading, asked)
+        groups = [self._index.by_id[pick.checkpoint.id].group]
+        if other is not None:
+            at = 0 if reading.parts and other is reading.parts[1] else 1
+            groups.insert(at, other.models[0].group)
+        for group in groups:
+            checkpoint, remark = resolve(self._index, meant, group, reading.request.base)
+            if checkpoint is None:
+                return no_match(self._index, reading, remark)
+            chosen.append(checkpoint)
+            remarks.append(f"{label_of(checkpoint)}: by your answer. {remark}".strip())
+        candidates = merged([asked, other]) if other else asked.candidates
+        return selection(reading.intent, chosen, 1.0, " ".join(remarks), candidates, clock)
+
+    def _rest(self, reading: Reading, asked: Ranking, offered: set[str], clock: Clock) -> Decision:
+        """ "None of these": the best model that was not shown, or no match."""
+        shown = {self._index.by_id[each].group for each in offered if each in self._index.by_id}
+        rest = [model for model in asked.models if model.group not in shown]
+        if not rest or rest[0].probability <= asked.none:
+            return no_match(self._index, reading, "None of the checkpoints offered, and no other comes close.")
+        return self._settle(reading, asked, rest[0].best, reading.intent, clock)
+
+    def _asked_slot(self, reading: Reading, offered: Sequence[str]) -> Ranking:
+        """The ranking the question was about: the one that holds most of the options."""
+        rankings: list[Ranking] = [reading.whole, *(reading.parts or ())]
+        wanted = set(offered)
+        held = [len(wanted & {item.checkpoint.id for item in ranking.candidates}) for ranking in rankings]
+        if max(held) == 0:
+            raise RequestError("The options of that question are no longer in the catalogue; type the request again.")
+        slot = composing(self._index, reading, self._thresholds)
+        if slot is not None:
+            held[0] = -1
+        return rankings[held.index(max(held))]
+
+    @staticmethod
+    def _other_slot(reading: Reading, asked: Ranking) -> Ranking | None:
+        if reading.parts is None or asked is reading.whole:
+            return None
+        return reading.parts[1] if asked is reading.parts[0] else reading.parts[0]
+
+    @staticmethod
+    def _timed(decision: Decision, clock: Clock) -> Decision:
+        return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES))
+
+
+def _together(request: Intent, answer: Intent) -> Intent:
+    """The request with what the answer adds to it, for choosing a version."""
+    return replace(
+        request,
+        text=f"{request.text} {answer.text}",
+        version=answer.version or request.version,
+        base=answer.base or request.base,
+        kind=answer.kind or request.kind,
+        time_range=answer.time_range or request.time_range,
+        negatives=(*request.negatives, *answer.negatives),
+    )
