@@ -28,7 +28,7 @@ PLAIN, REPHRASE = "ui:plain", "ui:rephrase"
 EXPIRED = "That choice has expired. Ask again."
 NO_PROMPT = "The prompt is empty. Describe a picture, or press Reset."
 
-_INERT = {ord(mark): f"&#{ord(mark)};" for mark in "[]`~*_#$|\\"}
+_INERT = {ord(mark): f"&#{ord(mark)};" for mark in "[]`~*_#$|\\:.@+-"}
 
 
 def safe(text: str) -> str:

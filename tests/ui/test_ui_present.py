@@ -47,12 +47,13 @@ def picked() -> dict[str, object]:
         "# big **bold** _it_ a|b",
         "&lt;b&gt; &#60;",
         "$$x$$ \\( y \\)",
+        "www.example.com, me@example.com, 1. one",
     ],
 )
 def test_safe_text_shows_its_characters_and_nothing_else(text: str) -> None:
     shown = present.safe(text)
     assert html.unescape(shown) == text
-    assert not re.search(r"[<>\[\]`~*$|\\]", shown)
+    assert not re.search(r"[<>\[\]`~*$|\\:.@]", shown)
     assert not re.search(r"&(?!amp;|lt;|gt;|#\d+;)", shown)
 
 
