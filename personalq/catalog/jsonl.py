@@ -112,4 +112,7 @@ def _beside(folder: Path, file: str) -> Path | None:
     if not file or "/" in file or "\\" in file or file.startswith("."):
         return None
     path = folder.resolve() / file
-    return path if path.is_file() and not path.is_symlink() else None
+    try:
+        return path if path.is_file() and not path.is_symlink() else None
+    except OSError:  # Such as a name longer than the file system allows.
+        return None

@@ -42,10 +42,8 @@ def merge(
     source that names one of them is believed before the others.
     """
     told = sorted(facts, key=lambda item: TEXT_ORDER.index(item.source))
-    outputs = {item.name for item in told if item.source == "kohya"}
     own_stem = "" if GENERIC_STEM.fullmatch(own_name) else own_name
-    titles = tuple(item.name for item in told if item.source != "kohya" and item.name not in outputs)
-    name = _first((*titles, own_stem, *outputs, own_name))[:MAX_NAME]
+    name = _name(told, own_stem) or own_name
     triggers, sources = _triggers(facts)
     text = _first(clean_description(item.description) for item in told)
     tags = unique(tag[:MAX_TAG] for item in told if item.source != "kohya" for tag in item.tags)
@@ -93,6 +91,13 @@ def merge(
 
 def _first(values: Iterable[str]) -> str:
     return next(filter(None, values), "")
+
+
+def _name(told: Sequence[Facts], own_stem: str) -> str:
+    """A title, else the file's own name, else the name it was trained under (which ModelSpec repeats as title)."""
+    outputs = {item.name for item in told if item.source == "kohya"}
+    titles = (item.name for item in told if item.name not in outputs)
+    return _first((*titles, own_stem, *outputs))[:MAX_NAME]
 
 
 def _by_trust(facts: Sequence[Facts]) -> list[Facts]:

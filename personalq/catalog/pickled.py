@@ -6,7 +6,6 @@ import io
 import pickletools
 import struct
 import zipfile
-import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,13 +48,12 @@ def read(path: Path) -> tuple[Facts, ...]:
 def _texts(path: Path) -> tuple[str, ...]:
     """Every text constant of the pickle in the file, in order."""
     try:
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            data = file.read(MAX_PICKLE)
+        if data.startswith(b"PK"):
             data = _archived(path)
-        else:
-            with path.open("rb") as file:
-                data = file.read(MAX_PICKLE)
-            if not data.startswith(b"\x80"):
-                raise BrokenFileError("It is neither a torch archive nor a pickle; remove it or download it again.")
+        elif not data.startswith(b"\x80"):
+            raise BrokenFileError("It is neither a torch archive nor a pickle; remove it or download it again.")
         return _constants(data)
     except OSError as error:
         raise BrokenFileError(f"It cannot be read ({error.strerror}); check its permissions.") from error
@@ -65,12 +63,12 @@ def _archived(path: Path) -> bytes:
     """The `data.pkl` of a torch archive, at most 4 MiB of it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-            if name is None:
-                raise BrokenFileError("It is an archive without data.pkl, so not one of torch; remove it.")
-            with archive.open(name) as file:
+            entry = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
+            if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+                raise BrokenFileError("It is an archive, but not one that torch writes; remove it.")
+            with archive.open(entry) as file:
                 return file.read(MAX_PICKLE)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise BrokenFileError(f"Its archive is damaged ({error}); download it again.") from error
 
 

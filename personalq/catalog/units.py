@@ -64,7 +64,9 @@ def find(tree: Tree) -> tuple[list[Unit], list[tuple[Path, str]]]:
         else:
             problems.append((home / PIPELINE, "Its folder holds no denoiser weights; complete or remove it."))
     for folder, files in folders.items():
-        if folder.parent not in homes and not _named(files, PIPELINE):
+        denoiser = folder.name in DENOISER_FOLDERS and homes.get(folder.parent)
+        component = any(homes.get(home) and _named(folders.get(home, []), PIPELINE) for home in (folder, folder.parent))
+        if not denoiser and not component:
             units += _loose(folder, [file for file in files if file.suffix.lower() in SUFFIXES], files)
     return sorted(units, key=lambda unit: unit.weights), problems
 

@@ -31,10 +31,10 @@ def test_weights_are_looked_for_beside_the_catalogue_only(tmp_path):
     folder = tmp_path / "repo"
     folder.mkdir()
     inside, outside = weights(folder / "frost_fox.safetensors"), weights(tmp_path / "x.safetensors")
-    names = ["frost_fox.safetensors", "../x.safetensors", str(outside), "..\\x.safetensors", "a.pt"]
+    names = ["frost_fox.safetensors", "../x.safetensors", str(outside), "..\\x.safetensors", "x" * 280, "a.pt"]
     found = catalogue(folder / "c.jsonl", *(RECORD | {"id": f"{i}", "file": file} for i, file in enumerate(names)))
-    assert [item.files for item in found.checkpoints] == [(str(inside.resolve()),), (), (), (), ()]
-    assert [item.loadable for item in found.checkpoints] == [True, True, True, True, False]
+    assert [item.files for item in found.checkpoints] == [(str(inside.resolve()),), (), (), (), (), ()]
+    assert [item.loadable for item in found.checkpoints] == [True, True, True, True, True, False]
 
 
 @pytest.mark.parametrize(

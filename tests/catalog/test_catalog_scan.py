@@ -7,6 +7,7 @@ from catalog_files import LORA, PEFT, PNG, UNET, card, raw, weights, write
 
 from personalq.catalog.document import search_text
 from personalq.catalog.scan import Catalog, scan
+from personalq.catalog.versions import slug
 from personalq.errors import CatalogError, UnknownCheckpointError
 from personalq.records import Checkpoint
 
@@ -26,6 +27,21 @@ def test_bases_are_not_checkpoints(tmp_path):
     assert catalog.bases == (base.resolve(),)
     assert [(item.id, item.base) for item in catalog.checkpoints] == [("fox", "tiny-sd")]
     assert list(reasons(catalog)) == ["model_index.json"]
+
+
+def test_an_incomplete_pipeline_hides_no_neighbour(tmp_path):
+    weights(tmp_path / "mix" / "fox.safetensors")
+    write(tmp_path / "mix" / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    catalog = scan(tmp_path)
+    assert [item.id for item in catalog.checkpoints] == ["fox"]
+    assert "no denoiser weights" in reasons(catalog)["model_index.json"]
+
+
+def test_a_dreambooth_folder_hides_no_neighbour(tmp_path):
+    weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", UNET)
+    weights(tmp_path / "fox.safetensors")
+    weights(tmp_path / "more" / "owl.safetensors")
+    assert {item.id for item in scan(tmp_path).checkpoints} == {"fox", "owl", slug(tmp_path.name)}
 
 
 def test_ids_are_slugs_that_never_collide(tmp_path):
