@@ -48,7 +48,7 @@ def text_encoder(words: CLIPTokenizer, width: int, projected: bool = False) -> t
 
 def unet(cross: int, **extra: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(64, 64), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=cross, attention_head_dim=4, norm_num_groups=16, **extra,
     ).eval()  # fmt: skip

@@ -16,6 +16,7 @@ from personalq.backend.memory import Meter
 from personalq.diffusion.attention import prompt_attention
 from personalq.diffusion.generate import denoise, initial_noise
 from personalq.diffusion.text import encode
+from personalq.errors import GenerationError
 from personalq.records import Frame, Job, Precision
 
 
@@ -31,20 +32,23 @@ def compare(
             yield from frames
 
 
-def generate(engine: Engine, job: Job, precision: Precision) -> Generator[Frame, None, None]:
+def generate(engine: Engine, job: Job, precision: Precision, previews: bool = True) -> Generator[Frame, None, None]:
     """The frames of one job; each finished picture's frame carries the memory it took, measured.
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
-    Keys and values of the prompt are computed once for all of them. Without spans only the start token is protected.
+    Keys and values of the prompt are computed once for all of them. `previews` shows every third step.
+    Without spans only the start token is protected.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
+    if job.count < 1:
+        raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
     with engine.hold(job, precision) as session:
         pipe, meter = session.pipe, Meter(session.device)
         text = encode(pipe, job.prompt, job.negative, job.spans, start=not job.spans)
         with prompt_attention(pipe.unet, session.text, text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
-                with closing(denoise(pipe, text, noise, job, precision, generator)) as frames:
+                with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:
                     for frame in frames:
                         done = frame.step == frame.total
                         memory = meter.reading(pipe.unet, cache.nbytes) if done else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,9 +112,12 @@ class Engine:
 
     def _evict(self) -> None:
         """Drop the resident denoiser before another one is read."""
-        if self._pipe is not None:
-            self._pipe.unet = None
-        self._resident = self._report = None
-        gc.collect()
+        pipe, self._resident, self._report = self._pipe, None, None
+        if pipe is None or pipe.unet is None:
+            return
+        gone = weakref.ref(pipe.unet)
+        pipe.unet = None
+        if gone() is not None:  # held by a cycle; collecting takes long where many modules are loaded
+            gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -57,6 +57,7 @@ def denoise(
     job: Job,
     variant: Precision,
     generator: torch.Generator | None = None,
+    previews: bool = True,
 ) -> Generator[Frame, None, None]:
     """Denoise one picture from `noise` [1, C, h, w] of unit variance, yielding a frame per step.
 
@@ -90,7 +91,7 @@ def denoise(
                     f"Step {i} gave numbers that are not finite. Lower the guidance or change the seed."
                 )
             if i < total:
-                shown = i % EVERY == 1 and i <= total - EVERY
+                shown = previews and i % EVERY == 1 and i <= total - EVERY
                 x0 = getattr(out, "pred_original_sample", None)
                 yield Frame(variant, i, total, preview(pipe, x if x0 is None else x0) if shown else None)
         picture = decode(pipe, x)

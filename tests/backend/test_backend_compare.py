@@ -52,6 +52,13 @@ def test_the_same_seed_is_byte_identical_whatever_ran_between(engine: Engine) ->
         assert (a.image and a.image.tobytes()) == (b.image and b.image.tobytes())
 
 
+def test_previews_can_be_left_out_and_change_nothing(engine: Engine) -> None:
+    job = replace(JOB, steps=8)
+    shown, bare = (list(generate(engine, job, "reference", previews)) for previews in (True, False))
+    assert [f.step for f in shown if f.image] == [1, 4, 8] and [f.step for f in bare if f.image] == [8]
+    assert final(shown).image.tobytes() == final(bare).image.tobytes()
+
+
 def test_closing_frees_the_engine(engine: Engine) -> None:
     frames = compare(engine, JOB, ALL)
     next(frames)
@@ -85,7 +92,7 @@ def test_memory_is_what_the_tensors_hold(engine: Engine) -> None:
     full, eight, four = (readings[p] for p in ALL)
     assert full and eight and four
     assert full.weights_bytes > 3 * eight.weights_bytes > 3 * four.weights_bytes
-    assert full.kv_bytes == 4 * 2 * 2 * 77 * 128 * 4  # layers x (K, V) x (uncond, cond) x rows x width x float32
+    assert full.kv_bytes == 4 * 2 * 2 * 77 * 64 * 4  # layers x (K, V) x (uncond, cond) x rows x width x float32
     assert eight.kv_bytes == four.kv_bytes < 0.4 * full.kv_bytes
 
 

@@ -47,7 +47,7 @@ def large_float_weights(root: nn.Module) -> int:
 def float_denoisers() -> set[int]:
     """Every living UNet with real float weights, by identity."""
     gc.collect()
-    unets = [m for m in gc.get_objects() if isinstance(m, UNet2DConditionModel)]
+    unets = [m for m in gc.get_objects() if type(m) is UNet2DConditionModel]
     return {id(m) for m in unets if large_float_weights(m)}
 
 
@@ -126,6 +126,7 @@ def test_a_lora_does_the_same_on_a_quantised_base_as_on_the_reference(
     engine: Engine, tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
     job = with_lora(tiny_sd_folder, tmp_path)
+    job = replace(job, checkpoints=((job.checkpoints[0][0], 0.3),))
 
     def effect(precision: Precision) -> torch.Tensor:
         pair = (torch.tensor(list(picture(engine, replace(j, steps=1), precision))).float() for j in (job, JOB))
@@ -133,7 +134,8 @@ def test_a_lora_does_the_same_on_a_quantised_base_as_on_the_reference(
 
     reference, quantised = effect("reference"), effect("taq-w8a8")
     assert reference.abs().mean() > 3  # grey levels of 255: the adapter does something
-    assert torch.cosine_similarity(reference, quantised, dim=0) > 0.95
+    assert torch.cosine_similarity(reference, quantised, dim=0) > 0.9
+    assert 0.8 < reference.norm() / quantised.norm() < 1.25
 
 
 def test_dreambooth_replaces_the_denoiser_and_the_base_comes_back(
