@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from personalq.catalog import identity, sidecar, units, weights
 from personalq.catalog.bases import normal_base
-from personalq.catalog.facts import Facts, Reading
+from personalq.catalog.facts import Reading
+from personalq.catalog.match import gathered
 from personalq.catalog.merge import merge
 from personalq.catalog.tree import PIPELINE, Tree, walk
 from personalq.catalog.untrusted import Fields, decode, parse_json, read_limited
@@ -69,14 +69,11 @@ def scan(root: Path, on_progress: Progress | None = None, read: Callable[[Path],
     bases, bad_bases = _bases(tree)
     local = {name for base in bases if (name := normal_base(base.name))}
     known = [unit for unit in found if readings[unit.weights].facts]
-    facts = _gathered(known, beside, readings)
     drafts = []
-    for unit in known:
-        reading = readings[unit.weights]
-        others = [file for file in beside if file.parent == unit.folder and file in facts[unit][1]]
+    for unit, facts, others in gathered(known, beside, readings):
         picture = unit.picture if unit.picture and not readings[unit.picture].problems else None
         files = tuple(str(path) for path in (unit.weights, *unit.companions, *others))
-        draft = merge(facts[unit][0], unit.name, local, files, str(picture) if picture else None, reading.sha256)
+        draft = merge(facts, unit.name, local, files, str(picture) if picture else None, readings[unit.weights].sha256)
         drafts.append((unit.name, unit.weights.relative_to(tree.root), draft))
     problems = [*tree.problems, *troubles, *bad_bases]
     problems += [(path, reason) for path, reading in readings.items() for reason in reading.problems]
@@ -107,25 +104,6 @@ def _picture(path: Path) -> Reading:
     if not start.startswith(SIGNATURES):
         raise BrokenFileError("The preview is no PNG, JPEG or WebP picture; replace it.")
     return Reading()
-
-
-def _gathered(
-    known: list[units.Unit], beside: list[Path], readings: dict[Path, Reading]
-) -> dict[units.Unit, tuple[list[Facts], set[Path]]]:
-    """The facts of every unit, its own and those of the sidecars that speak of it, with those sidecars."""
-    facts: dict[units.Unit, tuple[list[Facts], set[Path]]] = {
-        unit: (list(readings[unit.weights].facts), set()) for unit in known
-    }
-    digests = {unit.weights: readings[unit.weights].sha256 or "" for unit in known}
-    nearby: dict[Path, list[units.Unit]] = defaultdict(list)
-    for unit in known:
-        nearby[unit.folder].append(unit)
-    for file in beside:
-        for item in readings[file].facts:
-            for unit, told in units.matched(file, item, nearby[file.parent], digests):
-                facts[unit][0].append(told)
-                facts[unit][1].add(file)
-    return facts
 
 
 def _bases(tree: Tree) -> tuple[tuple[Path, ...], list[tuple[Path, str]]]:

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalq.catalog import sidecar
-from personalq.catalog.facts import Facts
 from personalq.catalog.tree import PIPELINE, Tree
-from personalq.catalog.versions import slug
 from personalq.catalog.weights import DENOISER_FOLDERS, GENERIC_STEM, SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 DENOISER_FILE = re.compile(r"diffusion_pytorch_model(?:\.\w+)?\.(?:safetensors|bin)")
 GENERIC_FOLDER = re.compile(r"checkpoint-\d+|unet|transformer|lora|loras?|outputs?|weights|model", re.IGNORECASE)
 COMPANION = re.compile(r"(.+)_emb(?:eddings?)?|learned_embeds(?:-steps-\d+)?|embeddings?", re.IGNORECASE)
-FOLDER_SIDECARS = frozenset({"metadata", "info", "model", "civitai", "adapter_config"})
 OTHER_JSON = re.compile(
     r"(?:model_index|config|tokenizer|vocab|special_tokens_map|added_tokens|trainer_state|.*_config|.*\.index)\.json",
     re.IGNORECASE,
@@ -60,7 +57,7 @@ def find(tree: Tree) -> tuple[list[Unit], list[tuple[Path, str]]]:
     units, problems = [], []
     for home, found in homes.items():
         if found:
-            units.append(Unit(found[0], home, True, (), _picture(folders.get(home, []), home.name)))
+            units.append(Unit(found[0], home, True, (), _picture(_by_name(folders.get(home, [])), home.name)))
         else:
             problems.append((home / PIPELINE, "Its folder holds no denoiser weights; complete or remove it."))
     for folder, files in folders.items():
@@ -73,19 +70,24 @@ def find(tree: Tree) -> tuple[list[Unit], list[tuple[Path, str]]]:
 
 def _loose(folder: Path, weights: Sequence[Path], files: Sequence[Path]) -> list[Unit]:
     """The units of a folder of single files; an embedding trained together with a LoRA is the LoRA's companion."""
+    main = {file.stem: file for file in weights if not COMPANION.fullmatch(file.stem)}
+    names = _by_name(files)
     owned: dict[Path, list[Path]] = defaultdict(list)
     for file in weights:
         match = COMPANION.fullmatch(file.stem)
-        others = [other for other in weights if other is not file and not COMPANION.fullmatch(other.stem)]
-        owner = [other for other in others if match and match[1] in (None, other.stem)]
-        if match and len(owner) == 1 and (match[1] or len(others) == 1):
-            owned[owner[0]].append(file)
+        owner = main.get(match[1]) if match and match[1] else next(iter(main.values())) if len(main) == 1 else None
+        if match and owner:
+            owned[owner].append(file)
     companions = {file for group in owned.values() for file in group}
     return [
-        Unit(file, folder, False, tuple(owned.get(file, ())), _picture(files, file.stem))
+        Unit(file, folder, False, tuple(owned.get(file, ())), _picture(names, file.stem))
         for file in weights
         if file not in companions
     ]
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    return {file.name.casefold(): file for file in files}
 
 
 def _named(files: Sequence[Path], name: str) -> bool:
@@ -96,14 +98,10 @@ def _preference(file: Path) -> tuple[bool, int, str]:
     return file.suffix != ".safetensors", len(file.name), file.name
 
 
-def _picture(files: Sequence[Path], stem: str) -> Path | None:
+def _picture(names: Mapping[str, Path], stem: str) -> Path | None:
     """The picture beside the weights: `<stem>.preview.png`, `<stem>.png`, else `preview.png` of the folder."""
-    names = {file.name.casefold(): file for file in files}
-    for start in (f"{stem}.preview", stem, "preview"):
-        for suffix in PICTURES:
-            if f"{start}{suffix}".casefold() in names:
-                return names[f"{start}{suffix}".casefold()]
-    return None
+    wanted = (f"{start}{suffix}".casefold() for start in (f"{stem}.preview", stem, "preview") for suffix in PICTURES)
+    return next((names[name] for name in wanted if name in names), None)
 
 
 def sidecars(tree: Tree, units: Sequence[Unit]) -> list[Path]:
@@ -116,23 +114,3 @@ def sidecars(tree: Tree, units: Sequence[Unit]) -> list[Path]:
         and (file.name.casefold() == sidecar.CARD or sidecar.stem(file) is not None)
         and (not OTHER_JSON.fullmatch(file.name) or file.name == CONFIG_WE_READ)
     ]
-
-
-def matched(file: Path, facts: Facts, units: Sequence[Unit], digests: Mapping[Path, str]) -> list[tuple[Unit, Facts]]:
-    """The units of its folder that one entry of a sidecar speaks of: by digest, else by stem, else by file name."""
-    near = [unit for unit in units if unit.folder == file.parent]
-    by_digest = [unit for unit in near if any(digests[unit.weights].startswith(digest) for digest in facts.hashes)]
-    if by_digest:
-        return [(unit, facts) for unit in by_digest]
-    stem = (sidecar.stem(file) or "").casefold()
-    alone = len(near) == 1
-    if file.name.casefold() == sidecar.CARD:
-        shared = facts if alone else Facts("card", bases=facts.bases, license=facts.license)
-        return [(unit, shared) for unit in near]
-    beside = [
-        unit for unit in near if facts.beside and stem in (unit.weights.stem.casefold(), unit.weights.name.casefold())
-    ]
-    if not beside and alone and facts.beside and (stem in FOLDER_SIDECARS or slug(stem) == slug(file.parent.name)):
-        beside = near
-    names = {name.casefold() for name in facts.names}
-    return [(unit, facts) for unit in beside or [unit for unit in near if unit.weights.name.casefold() in names]]
