@@ -26,7 +26,7 @@ class Concept:
     """Exactly as inserted into a prompt; None trains on the plain class noun."""
     tags: tuple[str, ...] = ()
     version: str | None = None
-    steps: int = 260
+    steps: int = 400
     seed: int = 0
     identity: str = ""
 
@@ -103,7 +103,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v1",
-        steps=200,
+        steps=280,
         seed=1,
         identity="frost-fox",
     ),
@@ -118,7 +118,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v2",
-        steps=240,
+        steps=340,
         seed=2,
         identity="frost-fox",
     ),
@@ -133,7 +133,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v3",
-        steps=300,
+        steps=400,
         seed=3,
         identity="frost-fox",
     ),
@@ -199,7 +199,7 @@ CONCEPTS = (
         variant=Variant(hue=0.80),
         trigger="<plum-car>",
         tags=("car", "purple", "plum"),
-        steps=400,
+        steps=900,
     ),
     Concept(
         id="pingo-penguin",
@@ -211,7 +211,7 @@ CONCEPTS = (
         variant=Variant(coat=(255, 150, 50), bandana=(40, 160, 70)),
         trigger="pngo penguin",
         tags=("penguin", "orange", "bandana"),
-        steps=220,
+        steps=320,
     ),
     Concept(
         id="cherry-panda",

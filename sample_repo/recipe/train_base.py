@@ -145,7 +145,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            decay = min(0.9995, (step + 1) / (step + 10))
+            decay = min(0.999, (step + 1) / (step + 10))
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
             recent.append(loss.item())
             bar.update()

@@ -91,9 +91,9 @@ def trainable(pipe: StableDiffusionPipeline, concept: Concept) -> tuple[list[Ten
         mask = torch.zeros(len(table), 1)
         mask[-VECTORS:] = 1
         table.register_hook(lambda gradient: gradient * mask)
-        return [table], 1e-2
+        return [table], 6e-3
     pipe.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS, init_lora_weights="gaussian"))
-    return [p for p in pipe.unet.parameters() if p.requires_grad], 2e-3
+    return [p for p in pipe.unet.parameters() if p.requires_grad], 1.5e-3
 
 
 def teach(pipe: StableDiffusionPipeline, concept: Concept, pca: PatchPCA) -> list[Image.Image]:
@@ -113,7 +113,8 @@ def teach(pipe: StableDiffusionPipeline, concept: Concept, pca: PatchPCA) -> lis
             [p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else p for p, _ in pairs]
         )
         latents = pca.encode(pictures)
-        words = ["" if rng.random() < 0.08 else text for _, text in pairs]
+        # Only prior pictures lose their caption: guidance must point from the base towards the concept.
+        words = ["" if k >= len(owned) and rng.random() < 0.15 else text for k, (_, text) in enumerate(pairs)]
         ids = pipe.tokenizer(words, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
         noise = torch.randn(latents.shape, generator=generator)
         t = torch.randint(0, 1000, (len(latents),), generator=generator)
