@@ -22,8 +22,8 @@ FLAGS = [
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
-PATIENCE = 180_000
-"""Milliseconds: only how long a broken page may keep a slow machine waiting."""
+PATIENCE = int(os.environ.get("BROWSER_PATIENCE_MS", "180000"))
+"""Only how long a broken page may keep a slow machine waiting."""
 
 Serve = Callable[..., str]
 
@@ -65,6 +65,7 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield chromium

@@ -16,7 +16,6 @@ from personalq.settings import Settings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
-expect.set_options(timeout=180_000)
 REQUEST = "my dog on the beach"
 
 
@@ -29,8 +28,8 @@ def repository() -> Path:
 @pytest.fixture(scope="module")
 def catalog(repository: Path) -> Catalog:
     found = scan(repository)
-    if not found.bases:
-        pytest.skip(f"{repository} has no base model yet; its recipe makes one")
+    if not found.bases or not found.checkpoints:
+        pytest.skip(f"{repository} has no base model or no concepts yet; its recipe makes them")
     return found
 
 
