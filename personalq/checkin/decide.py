@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.intent import parse
 from personalq.checkin.question import Worth, best_question, label_of
@@ -12,7 +13,7 @@ from personalq.checkin.ranking import Ranking, rank, resolve
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.rewrite import rewrite
-from personalq.checkin.slots import explained, slots
+from personalq.checkin.slots import explained, said, slots
 from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request, Selection
 
 STAGES = ("intent", "lexical", "dense", "fuse", "rerank", "decide", "rewrite")
@@ -61,7 +62,7 @@ def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock)
             return open_slot.question if open_slot else select(index, reading, both, clock)
         ranking = reading.whole
         if not ranking.candidates:
-            return NoMatch((), _nothing(index, reading.request))
+            return NoMatch((), _nothing(index, reading))
         if ranking.none > thresholds.none:
             return no_match(index, reading, _absent(index, reading))
         if sure(ranking, thresholds):
@@ -136,7 +137,10 @@ def composing(index: Index, reading: Reading, thresholds: Thresholds) -> tuple[R
     subject, style = reading.parts
     if not subject.models or not style.models or subject.models[0].group == style.models[0].group:
         return None
-    if not _apart(index, reading.intent, subject, style):
+    wanted, look = subject.models[0].best.checkpoint, style.models[0].best.checkpoint
+    if wanted.role == "style" or look.role != "style" or not _apart(index, reading.intent, subject, style):
+        return None
+    if reading.intent.style is None and not _plainly_both(index, reading.intent, wanted, look):
         return None
     settled = [ranking.top >= thresholds.compose for ranking in (subject, style)]
     mine = " my " in f" {reading.intent.text.casefold()} "
@@ -154,6 +158,12 @@ def _ask(ranking: Ranking, thresholds: Thresholds) -> Worth | None:
 
 def _value(worth: Worth | None) -> float:
     return worth.value if worth else 0.0
+
+
+def _plainly_both(index: Index, intent: Intent, wanted: Checkpoint, look: Checkpoint) -> bool:
+    """Without a phrase such as "in the ... style": both are called by a whole name and can be loaded together."""
+    named = all(said(index.by_id[checkpoint.id], intent.text) for checkpoint in (wanted, look))
+    return named and look.kind != "dreambooth" and fits(wanted.base, look.base) is not False
 
 
 def _apart(index: Index, intent: Intent, subject: Ranking, style: Ranking) -> bool:
@@ -174,7 +184,9 @@ def _absent(index: Index, reading: Reading) -> str:
     return "Nothing in the catalogue is what the request describes."
 
 
-def _nothing(index: Index, request: Request) -> str:
+def _nothing(index: Index, reading: Reading) -> str:
     if not index.checkpoints:
         return "The catalogue is empty; add checkpoints to the repository and index it."
-    return f"No checkpoint in the catalogue was made for {request.base}."
+    base = reading.intent.base or reading.request.base
+    kind = {"ti": "textual inversion", "dreambooth": "full model"}.get(str(reading.intent.kind), "checkpoint")
+    return f"There is no {kind} for {base} in the catalogue." if base else f"There is no {kind} in the catalogue."

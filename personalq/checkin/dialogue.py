@@ -26,7 +26,7 @@ from personalq.checkin.ranking import Ranking, rank, resolve, weigh
 from personalq.checkin.rerank.embedded import Embedded
 from personalq.checkin.rerank.features import Asked
 from personalq.checkin.rerank.protocol import Reranker
-from personalq.checkin.retrieve import Index
+from personalq.checkin.retrieve import Index, allowed
 from personalq.errors import RequestError, UnknownCheckpointError
 from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
 
@@ -138,7 +138,10 @@ class CheckIn:
             logits, reasons = self._reranker.score(intent, rescored)
             before = {item.checkpoint.id: item.rerank for item in asked.candidates}
             joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
-            ranking = weigh(self._index, self._reranker, asked.intent, rescored, joint, reasons)
+            fitting = [at for at, item in enumerate(rescored) if allowed(item.checkpoint, intent, reading.request.base)]
+            kept = fitting or range(len(rescored))
+            rescored, joint = [rescored[at] for at in kept], [joint[at] for at in kept]
+            ranking = weigh(self._index, self._reranker, asked.intent, rescored, joint, [reasons[at] for at in kept])
         meant = _together(reading.intent, intent)
         return self._timed(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock)
 

@@ -23,6 +23,8 @@ class Profile:
     checkpoint: Checkpoint
     group: str
     names: tuple[tuple[str, ...], ...]
+    called: tuple[tuple[str, ...], ...]
+    """Those of `names` that are no triggers."""
     phrases: tuple[str, ...]
     """The same names as folded text, for exact hits."""
     strong: frozenset[str]
@@ -48,6 +50,7 @@ class Profile:
             checkpoint=checkpoint,
             group=checkpoint.group_id or checkpoint.id,
             names=names,
+            called=tuple(tuple(_telling(name)) for name in (checkpoint.name, *checkpoint.aliases) if _telling(name)),
             phrases=tuple(dict.fromkeys(spaced(name) for name in callable_names if spaced(name))),
             strong=strong,
             middle=middle - strong,

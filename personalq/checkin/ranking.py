@@ -40,16 +40,12 @@ class Ranking:
         return self.models[0].probability if self.models else 0.0
 
 
-def rank(
-    index: Index, reranker: Reranker, intent: Intent, loaded: str | None, clock: Clock, roles: Sequence[str] = ()
-) -> Ranking:
-    """Retrieve, rerank and calibrate one slot; with `roles`, only checkpoints of those roles take part.
+def rank(index: Index, reranker: Reranker, intent: Intent, loaded: str | None, clock: Clock) -> Ranking:
+    """Retrieve, rerank and calibrate one slot.
 
     Raises RerankerError when the reranker fails.
     """
     candidates = index.candidates(intent, loaded, clock)
-    if roles:
-        candidates = [candidate for candidate in candidates if candidate.checkpoint.role in roles]
     with clock.stage("rerank"):
         logits, reasons = reranker.score(intent, candidates) if candidates else ([], [])
         return weigh(index, reranker, intent, candidates, logits, reasons)

@@ -20,6 +20,14 @@ from personalq.checkin.words import stem, words
 from personalq.records import Candidate, Checkpoint, Intent
 
 
+def allowed(checkpoint: Checkpoint, intent: Intent, loaded: str | None) -> bool:
+    """False for another base than the one loaded or asked for, and for another kind where the kind asked for is not
+    simply "lora", which people say of any checkpoint. An unknown base is allowed."""
+    if fits(checkpoint.base, loaded) is False or fits(checkpoint.base, intent.base) is False:
+        return False
+    return intent.kind in (None, "lora", checkpoint.kind)
+
+
 class Index:
     """Everything that can be known of a catalogue before a request. Duplicate ids keep the first record."""
 
@@ -58,7 +66,7 @@ class Index:
         return tuple(profile.checkpoint for profile in self._members.get(group, ()))
 
     def candidates(self, intent: Intent, loaded: str | None, clock: Clock) -> list[Candidate]:
-        """The short list for one slot, best first; checkpoints known to need another base than `loaded` are left out.
+        """The short list for one slot, best first, of the checkpoints that are `allowed`.
 
         Adds the milliseconds of `lexical`, `dense` and `fuse` to `clock`.
         """
@@ -67,7 +75,7 @@ class Index:
         text = remaining(intent)
         scores = self._scores(text, clock)
         with clock.stage("fuse"):
-            usable = np.asarray([fits(checkpoint.base, loaded) is not False for checkpoint in self.checkpoints])
+            usable = np.asarray([allowed(checkpoint, intent, loaded) for checkpoint in self.checkpoints])
             lists = [np.where(usable, each, 0.0) for each in scores]
             fused = reciprocal_ranks(lists)
             hits = exact_hits(text, self.profiles)

@@ -11,11 +11,8 @@ from personalq.checkin.profile import Profile
 from personalq.checkin.ranking import Ranking, rank
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
-from personalq.checkin.words import content_words
+from personalq.checkin.words import content_words, likeness
 from personalq.records import Intent
-
-SUBJECTS = ("subject", "unknown")
-STYLES = ("style",)
 
 
 def slots(
@@ -26,9 +23,7 @@ def slots(
     if split is None:
         return None
     subject, style = split
-    subject_ranking = rank(index, reranker, subject, loaded, clock, SUBJECTS)
-    style_ranking = rank(index, reranker, style, loaded, clock, STYLES)
-    return subject_ranking, style_ranking
+    return rank(index, reranker, subject, loaded, clock), rank(index, reranker, style, loaded, clock)
 
 
 def by_phrase(intent: Intent) -> tuple[Intent, Intent] | None:
@@ -60,7 +55,16 @@ def by_evidence(index: Index, intent: Intent, whole: Ranking) -> tuple[Intent, I
 
 def explained(profile: Profile, text: str) -> list[str]:
     """The words of `text` that the names of a checkpoint say."""
-    return [word for word in content_words(text) if profile.match(word)[0] >= 0.7]
+    return [word for word in content_words(text) if profile.match(word)[0] >= 0.75]
+
+
+def said(profile: Profile, text: str) -> bool:
+    """Whether every word of the checkpoint's name or of an alias is said in `text`, glued or inflected as it may be.
+
+    Triggers do not count: many are everyday words ("red eyes").
+    """
+    asked = content_words(text)
+    return any(all(any(likeness(word, part) >= 0.75 for word in asked) for part in name) for name in profile.called)
 
 
 def _slot(intent: Intent, text: str, subject: str) -> Intent:

@@ -83,7 +83,7 @@ def likeness(word: str, name: str) -> float:
     if min(len(word), len(name)) < 4:
         return 0.0
     if word in name:
-        return 0.9 if name.startswith(word) or name.endswith(word) else 0.75
+        return (0.6 if name.startswith(word) or name.endswith(word) else 0.45) + 0.35 * len(word) / len(name)
     if name in word:
         return 0.35
     if _one_slip(word, name):

@@ -39,6 +39,8 @@ class Coefficients:
     """One weight a feature of a candidate, one a piece of evidence against "none"."""
 
     weights: NDArray[np.float64]
+    temperature: float
+    """Divides w·x when candidates are compared, not when they are weighed against "none"."""
     evidence: NDArray[np.float64]
     bias: float
     """Log-odds against "none" when there is no evidence."""
@@ -50,7 +52,7 @@ class Coefficients:
             stored = json.loads(path.read_text(encoding="utf-8"))
             weights = np.asarray([float(stored["weights"][name]) for name in NAMES])
             evidence = np.asarray([float(stored["evidence"][name]) for name in EVIDENCE])
-            return cls(weights, evidence, float(stored["bias"]))
+            return cls(weights, float(stored["temperature"]), evidence, float(stored["bias"]))
         except (OSError, ValueError, KeyError, TypeError) as broken:
             raise RerankerError(f"{path.name} cannot be used ({broken}); run personalq.checkin.rerank.fit.") from broken
 
@@ -58,7 +60,7 @@ class Coefficients:
 class Embedded:
     """`Reranker` over the features of this catalogue's profiles.
 
-    Two logistic models: s_c = w·x_c says which candidate, and v·z + a whether any. A logit is
+    Two logistic models: s_c = w·x_c / T says which candidate, and v·z + a whether any. A logit is
     s_c - log Σ e^s + v·z + a, so that with T = 1 and b = 0 the posterior has p(none) = 1 / (1 + e^{v·z + a}).
     """
 
@@ -97,7 +99,7 @@ class Embedded:
 
 def logits(rows: NDArray[np.float64], groups: Sequence[str], fitted: Coefficients) -> NDArray[np.float64]:
     """Calibrated logits of a feature table (at least one row), each model counted once by its best version."""
-    scores = rows @ fitted.weights
+    scores = rows @ fitted.weights / fitted.temperature
     best: dict[str, float] = {}
     for group, score in zip(groups, scores.tolist(), strict=True):
         best[group] = max(best.get(group, score), score)

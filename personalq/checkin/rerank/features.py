@@ -18,13 +18,9 @@ from personalq.records import Candidate, Checkpoint, Intent
 
 NAMES = (
     "words",
-    "words_gap",
     "grams",
-    "grams_gap",
     "title",
-    "title_gap",
     "body",
-    "body_gap",
     "subject_strong",
     "subject_anywhere",
     "all_strong",
@@ -41,13 +37,20 @@ NAMES = (
     "negative",
     "utility",
     "personal",
-    "firsts",
+    "words_top",
+    "grams_top",
+    "title_top",
+    "body_top",
+    "subject_strong_top",
+    "subject_anywhere_top",
+    "all_strong_top",
+    "all_anywhere_top",
 )
 """The features of a candidate, in the order of the columns."""
 
 _MATCHES = ("words", "grams", "title", "body", "subject_strong", "subject_anywhere", "all_strong", "all_anywhere")
 _OF_BEST = (*_MATCHES, "name_share", "exact", "noun", "rarest", "version", "date", "base", "kind", "negative")
-_OF_ANY = ("words", "grams", "title", "body", "subject_anywhere")
+_OF_ANY = ("words", "grams", "title", "body", "subject_anywhere", "rarest")
 EVIDENCE = (*(f"best_{name}" for name in _OF_BEST), *(f"peak_{name}" for name in _OF_ANY), "share")
 """What speaks against "none": features of the best candidate, of any candidate, and how far the best stands out."""
 
@@ -55,6 +58,8 @@ _RETRIEVED = ("words", "grams", "title", "body")
 
 _SCENERY_WEIGHT = 0.25
 _BLANKS = 5
+_FEW = 4
+"""Candidates up to this many have no middle to speak of; they are compared with nothing at all."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +88,17 @@ class Asked:
 def table(asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile]) -> NDArray[np.float64]:
     """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral."""
     rows = [_row(asked, candidate, profile) for candidate, profile in zip(candidates, profiles, strict=True)]
-    return regap(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)))
+    return compare(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)))
 
 
-def regap(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def compare(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Set the features that compare a candidate with the others of its table; returns `rows`."""
-    if len(rows):
-        rows[:, NAMES.index("firsts")] = 0.0
-        for name in _RETRIEVED:
-            column = rows[:, NAMES.index(name)]
-            rows[:, NAMES.index(f"{name}_gap")] = column - column.max()
-            rows[:, NAMES.index("firsts")] += (column == column.max()) / len(_RETRIEVED)
+    for name in _MATCHES if len(rows) else ():
+        column = rows[:, NAMES.index(name)]
+        middle, top = float(np.median(column)), float(column.max())
+        middle = middle if len(rows) > _FEW else 0.0
+        reach = max(top - middle, 0.05)
+        rows[:, NAMES.index(f"{name}_top")] = np.clip((column - middle) / reach, 0.0, 1.0)
     return rows
 
 
@@ -104,10 +109,7 @@ def evidence(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray
     nothing, so that the only checkpoint of a small folder does not stand out by being alone.
     """
     at = {name: column for column, name in enumerate(NAMES)}
-    blank = np.zeros(len(NAMES))
-    for name in _RETRIEVED:
-        blank[at[f"{name}_gap"]] = -rows[:, at[name]].max()
-    logits = np.append(rows @ weights, [blank @ weights] * _BLANKS)
+    logits = np.append(rows @ weights, np.zeros(_BLANKS))
     best = rows[int(np.argmax(logits[: len(rows)]))]
     found = [best[at[name]] for name in _OF_BEST] + [rows[:, at[name]].max() for name in _OF_ANY]
     return np.asarray([*found, np.exp(logits[: len(rows)].max() - logits.max()) / np.exp(logits - logits.max()).sum()])

@@ -20,7 +20,7 @@ from personalq.checkin.clock import Clock
 from personalq.checkin.intent import parse
 from personalq.checkin.posterior import posterior
 from personalq.checkin.rerank.embedded import WEIGHTS, Coefficients, Embedded, logits
-from personalq.checkin.rerank.features import EVIDENCE, NAMES, evidence, regap
+from personalq.checkin.rerank.features import EVIDENCE, NAMES, compare, evidence
 from personalq.checkin.retrieve import Index
 from personalq.records import Request
 
@@ -29,14 +29,16 @@ PRIOR = {"version": 2.5, "version_words": 1.0, "date": 1.5, "base": 2.5, "kind":
 """What a rare feature should weigh before any query has been seen; others start at PRIOR_REST."""
 EVIDENCE_PRIOR = {"best_version": 3.0, "best_base": 3.0, "best_kind": 2.0, "best_negative": -2.0, "share": 1.0}
 PRIOR_REST = 1.0
-STRENGTH = 0.002
+STRENGTH = 0.05
 PRESENCE = 0.003
-MADE = 0.3
+MADE = 1.0
 """What a no-match made by taking the answers away counts beside a real one."""
 RARENESS = 0.5
 """How much of the log-odds of a real answer enters the bias: the development requests have few no-matches."""
-DOUBT = 0.1
+DOUBT = 0.3
 """Share of requests whose answer no feature can tell; without it they blunt every weight."""
+TEMPERATURE = 0.65
+"""Sharpens the shares among candidates, which the ridge and the doubt leave too even; chosen by cross-validation."""
 _STEPS = 1500
 _RATE = 0.05
 _FOLDS = 5
@@ -55,14 +57,14 @@ class Example:
     def without_targets(self) -> Example:
         """The same request over a catalogue that lacks what it means: a no-match made of nothing new."""
         kept = [at for at, group in enumerate(self.groups) if group not in self.targets]
-        table = regap(self.table[kept])
+        table = compare(self.table[kept])
         return Example(table, tuple(self.groups[at] for at in kept), frozenset(), "made no_match")
 
 
 def examples(catalog: Path, queries: Path, cache: Path | None) -> list[Example]:
     """The single, ambiguous and no-match requests of `queries`, as feature tables over `catalog`."""
     index = Index(read_jsonl(catalog).checkpoints, cache)
-    reranker = Embedded(index.by_id, index.rarity, Coefficients(np.ones(len(NAMES)), np.ones(len(EVIDENCE)), 0.0))
+    reranker = Embedded(index.by_id, index.rarity, Coefficients(np.ones(len(NAMES)), 1.0, np.ones(len(EVIDENCE)), 0.0))
     found = []
     for line in queries.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -143,7 +145,7 @@ def fit(rows: Sequence[Example], strength: float = STRENGTH, presence: float = P
 
     found = _descend(gradient, prior, presence, free=1)
     shares = present[told == 1].mean()
-    return Coefficients(weights, found[:-1], float(found[-1] + np.log(shares / (1 - shares)) * RARENESS))
+    return Coefficients(weights, TEMPERATURE, found[:-1], float(found[-1] + np.log(shares / (1 - shares)) * RARENESS))
 
 
 def _descend(gradient: Callable[[Array], Array], prior: Array, strength: float, free: int = 0) -> Array:
@@ -191,6 +193,7 @@ def record(rows: Sequence[Example]) -> dict[str, object]:
         "how": "conditional logit over candidates, then a logistic model against none; ridge towards a prior, "
         f"{len(rows)} development requests, {_FOLDS}-fold cross-validation",
         "cross_validated": cross_validate(rows),
+        "temperature": found.temperature,
         "bias": round(found.bias, 4),
         "evidence": {name: round(float(weight), 4) for name, weight in zip(EVIDENCE, found.evidence, strict=True)},
         "weights": {name: round(float(weight), 4) for name, weight in zip(NAMES, found.weights, strict=True)},
