@@ -232,6 +232,8 @@ def finished(engine: Engine, job: Job, precisions: Sequence[Precision]) -> list[
             bar.tell(frame.step, frame.total, frame.variant)
             if frame.step == frame.total:
                 done.append(frame)
+    for warning in {frame.warning for frame in done if frame.warning}:
+        note(warning)
     return done
 
 

@@ -228,7 +228,7 @@ class Job:
     prompt: str
     negative: str = ""
     spans: tuple[Span, ...] = ()
-    """The pieces of the prompt whose tokens are protected."""
+    """The marked pieces of the prompt. Triggers and styles are protected, a class noun ("concept") is not."""
     checkpoints: tuple[tuple[Checkpoint, float], ...] = ()
     """What to load on the base, each with its weight."""
     seed: int = 0
@@ -267,3 +267,5 @@ class Frame:
     total: int
     image: Image | None = None
     memory: MemoryReading | None = None
+    warning: str | None = None
+    """With the last frame: what the user should know, such as a trigger that was cut off."""

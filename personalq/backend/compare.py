@@ -37,14 +37,15 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
     Keys and values of the prompt are computed once for all of them. `previews` shows every third step.
-    Without spans only the start token is protected.
+    Without a trigger or style among the spans only the start token is protected.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
     if job.count < 1:
         raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
     with engine.hold(job, precision) as session:
         pipe, meter = session.pipe, Meter(session.device)
-        text = encode(pipe, job.prompt, job.negative, job.spans, start=not job.spans)
+        spans = [span for span in job.spans if span.role != "concept"]
+        text = encode(pipe, job.prompt, job.negative, spans, start=not spans)
         with prompt_attention(pipe.unet, session.text, text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
@@ -54,7 +55,8 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
                         memory = meter.reading(pipe.unet, cache.nbytes) if done else None
                         step = frame.step + index * frame.total
                         left = time.perf_counter()
-                        yield replace(frame, step=step, total=frame.total * job.count, memory=memory)
+                        said = text.warning if done else None
+                        yield replace(frame, step=step, total=frame.total * job.count, memory=memory, warning=said)
                         meter.skip(time.perf_counter() - left)
                 meter = Meter(session.device)
 

@@ -74,7 +74,7 @@ def quantization(
 
 
 def _made(engine: Engine, exam: Exam, precision: Precision) -> tuple[Image, MemoryReading]:
-    last = list(generate(engine, exam.job, precision))[-1]
+    last = list(generate(engine, exam.job, precision, previews=False))[-1]
     assert last.image is not None  # the last frame of a run carries both
     assert last.memory is not None
     return last.image, last.memory

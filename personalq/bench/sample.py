@@ -20,7 +20,7 @@ Progress = Callable[[int, int, str], None]
 
 def picture(engine: Engine, exam: Exam, precision: Precision = "reference") -> Image:
     """The finished picture of one exam."""
-    frames = list(generate(engine, exam.job, precision))
+    frames = list(generate(engine, exam.job, precision, previews=False))
     image = frames[-1].image
     assert image is not None  # the last frame of a run carries it
     return image

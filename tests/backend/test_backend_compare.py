@@ -153,3 +153,19 @@ def test_the_reference_in_two_dtypes_is_nearly_the_same_picture(engine: Engine, 
     half = Engine(tiny_sd_folder, "cpu")
     exact, rounded = (final(list(generate(e, JOB, "reference"))).image for e in (engine, half))
     assert exact and rounded and 30 < psnr(exact, rounded) < float("inf")
+
+
+def test_a_class_noun_is_marked_but_not_protected(engine: Engine) -> None:
+    trigger, noun = JOB.spans[0], Span(13, 16, "concept", "c")
+    plain, marked, both = (
+        final(list(generate(engine, replace(JOB, spans=spans), "taq-w4a8"))).memory.kv_bytes
+        for spans in ((trigger,), (trigger, noun), (trigger, replace(noun, role="style")))
+    )
+    assert plain == marked < both
+
+
+def test_a_cut_off_trigger_is_said_with_the_picture(engine: Engine) -> None:
+    prompt = "dog " * 90 + "zwx dog"
+    job = replace(JOB, prompt=prompt, spans=(Span(360, 363, "trigger", "c"),))
+    assert "too long" in (final(list(generate(engine, job, "reference"))).warning or "")
+    assert final(list(generate(engine, JOB, "reference"))).warning is None
