@@ -109,7 +109,7 @@ def parse(request: Request, bases: Sequence[str] = (), nouns: frozenset[str] = f
     `Intent.consumed` are code-point positions in `Intent.text`. Raises RequestError for a request without words.
     """
     text = clean(request.text)
-    today = date.fromisoformat(request.as_of[:10]) if request.as_of else date.today()
+    today = _today(request)
     reading = _Reading(text)
     opt_out = _OPT_OUT.search(text) is not None
     negatives = _negatives(reading, bases)
@@ -137,6 +137,15 @@ def parse(request: Request, bases: Sequence[str] = (), nouns: frozenset[str] = f
         kind=kind,
         opt_out=opt_out,
     )
+
+
+def _today(request: Request) -> date:
+    if not request.as_of:
+        return date.today()
+    try:
+        return date.fromisoformat(request.as_of[:10])
+    except ValueError:
+        raise RequestError(f"{request.as_of!r} is no date; write it as 2025-12-31.") from None
 
 
 def remaining(intent: Intent) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from personalq.checkin.bases import fits
 from personalq.checkin.nouns import class_of
-from personalq.checkin.words import content_words, stem, words
+from personalq.checkin.words import STOPWORDS, content_words, stem, words
 from personalq.records import Checkpoint, Intent, Span, SpanRole
 
 _DETERMINER = r"(?:my|our|the|a|an|that|this|his|her|their)"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_PART = re.compile(r"[^\W_]+")
 _FILLER = re.compile(r"^(?:please\s+)?(?:draw|paint|make|generate|create|show|render)\s+(?:me\s+)?(?=\S)", re.I)
 
 
@@ -143,7 +144,7 @@ def _says(trigger: str, noun: str) -> bool:
 def _named(text: str, checkpoint: Checkpoint, names: Sequence[str]) -> tuple[int, int, str] | None:
     """One of the checkpoint's names in the text with its determiner, and the class noun that follows it, if any."""
     for name in names:
-        parts = _WORD.findall(name.replace("_", " "))
+        parts = _PART.findall(name)
         if not parts or not content_words(name):
             continue
         pattern = r"[\s_-]+".join(re.escape(part) for part in parts)
@@ -159,11 +160,14 @@ def _named(text: str, checkpoint: Checkpoint, names: Sequence[str]) -> tuple[int
 
 
 def _short_names(checkpoint: Checkpoint) -> list[str]:
-    """The name without its class noun ("Biscuit" of "Biscuit dog"), when that still tells something."""
+    """The name without its class noun ("Biscuit" of "Biscuit the dog"), when that still tells something."""
+    if not checkpoint.class_noun:
+        return []
+    noun = class_of(checkpoint.class_noun)
     kept = [
-        part for part in _WORD.findall(checkpoint.name) if class_of(part) != class_of(checkpoint.class_noun or part)
+        part for part in _PART.findall(checkpoint.name) if class_of(part) != noun and part.casefold() not in STOPWORDS
     ]
-    return [" ".join(kept)] if checkpoint.class_noun and kept and len(" ".join(kept)) > 3 else []
+    return [" ".join(kept)] if len(" ".join(kept)) > 3 else []
 
 
 def _noun_phrase(text: str, checkpoint: Checkpoint, intent: Intent) -> tuple[int, int, str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from personalq.checkin.intent import parse, remaining
+from personalq.errors import RequestError
 from personalq.records import Intent, Request
 
 TODAY = "2026-01-15"
@@ -89,3 +90,8 @@ def test_opting_out(text: str) -> None:
 def test_consumed_pieces_are_positions_in_the_text() -> None:
     intent = read("\x00 ember  fox v2, from april 2025 🦊")
     assert [intent.text[start:end].strip() for start, end in intent.consumed] == ["v2", "from april 2025"]
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    with pytest.raises(RequestError, match="no date"):
+        parse(Request("a dog", as_of="yesterday"))

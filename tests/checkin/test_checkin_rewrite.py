@@ -53,6 +53,13 @@ def test_a_bare_trigger_keeps_the_noun_as_concept() -> None:
     ]
 
 
+def test_long_and_hyphened_names_are_found_by_their_words() -> None:
+    named = Checkpoint("d", name="Biscuit the dog", triggers=("zwx dog",), class_noun="dog", role="subject")
+    mug = Checkpoint("m", name="star-mug", triggers=("qvz mug",), class_noun="mug", role="subject")
+    assert write("biscuit in the rain", named).prompt == "zwx dog in the rain"
+    assert write("the star mug on a sofa", mug).prompt == "qvz mug on a sofa"
+
+
 def test_a_style_leads_and_composes() -> None:
     written = write("my dog in the duotone style from april 2025", INK, DOG)
     assert written.prompt == "DuoTn, ink, zwx dog in the duotone style"
