@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
 from personalq.errors import PersonalQError
 from personalq.settings import Settings
 from personalq.ui.layout import LOOK, build
+
+
+class Bar(tqdm):  # type: ignore[misc]
+    """Counts the files read."""
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        """`done` of `total`."""
+        self.total = total
+        self.update(done - self.n)
 
 
 def main(
@@ -22,7 +32,8 @@ def main(
     """Open PersonalQ in the browser."""
     try:
         settings = Settings.read(repo=repo, base=base, device=device, host=host, port=port)
-        page = build(settings)
+        with Bar(desc="Reading the repository", leave=False) as bar:
+            page = build(settings, bar.tell)
     except PersonalQError as error:
         raise typer.BadParameter(str(error)) from error
     page.queue(max_size=32).launch(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from personalq.catalog.bases import normal_base
 from personalq.catalog.index import load_catalog
-from personalq.catalog.scan import Catalog
+from personalq.catalog.scan import Catalog, Progress
 from personalq.errors import SettingsError
 from personalq.records import Checkpoint, Decision, Frame, Job, Precision, Question, Request, Selection
 from personalq.settings import Settings
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Desk:
     """One catalogue, one Check-in and one engine, shared by all visitors."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_progress: Progress | None = None) -> None:
         """Reads the catalogue now and starts making the rest. Raises CatalogError."""
         self.settings = settings
-        self.catalog: Catalog = load_catalog(settings.repo, settings.cache)
+        self.catalog: Catalog = load_catalog(settings.repo, settings.cache, on_progress)
         self.known: dict[str, Checkpoint] = {one.id: one for one in self.catalog.checkpoints}
         self.base = settings.base or (self.catalog.bases[0] if len(self.catalog.bases) == 1 else None)
         self.base_name = (normal_base(str(self.base)) or Path(self.base).name) if self.base else None
