@@ -157,65 +157,7 @@ def _wire_talk(parts: Parts, handlers: Handlers) -> None:
         event(handler, context, outputs, trigger_mode="once", **talk)
     parts["chat"].clear(handlers.on_clear, None, outputs, **talk)
     edited = _of(parts, "prompt", "warning")
-    parts["reset"] = gr.Button("Reset", size="sm", scale=1, min_width=80, elem_id="reset")
-        parts["warning"] = gr.Markdown(visible=False, elem_id="warning")
-        with gr.Row(elem_id="controls"):
-            parts["seed"] = gr.Number(new_seed, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed")
-            parts["dice"] = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="dice")
-            parts["steps"] = gr.Slider(1, 50, 20, step=1, label="Steps", buttons=[], min_width=150, elem_id="steps")
-            parts["guidance"] = gr.Slider(
-                1, 12, 3.5, step=0.5, label="Guidance", buttons=[], min_width=150, elem_id="guidance"
-            )
-        with gr.Row(elem_id="actions"):
-            parts["precision"] = gr.Dropdown(
-                [(name, precision) for precision, name in PRECISIONS.items()],
-                value="taq-w8a8",
-                label="Compare with",
-                info="TAQ keeps your trigger in full precision",
-                scale=3,
-                min_width=200,
-                elem_id="precision",
-            )
-            parts["go"] = gr.Button("Generate both", variant="primary", scale=3, min_width=150, elem_id="go")
-            parts["stop"] = gr.Button("Stop", variant="stop", visible=False, scale=1, min_width=90, elem_id="stop")
-
-
-def _outputs(parts: Parts) -> None:
-    with gr.Column(visible=False, elem_id="outputs") as parts["outputs"]:
-        parts["progress"] = gr.HTML(elem_id="progress")
-        with gr.Row(elem_id="pictures"):
-            for name, label in (("reference", "Full precision"), ("quantised", "Quantised")):
-                parts[name] = gr.Image(
-                    label=label,
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    min_width=140,
-                    elem_id=name,
-                )
-        parts["memory"] = gr.HTML(elem_id="memory")
-
-
-def _of(parts: Mapping[str, Any], *names: str) -> list[Any]:
-    return [parts[name] for name in names]
-
-
-def _wire_talk(parts: Parts, handlers: Handlers) -> None:
-    talk: dict[str, Any] = {**QUIET, "concurrency_id": "cpu", "concurrency_limit": 8}
-    outputs, context = _of(parts, *Turn._fields), _of(parts, "chat", "sess")
-    parts["box"].submit(handlers.turn, [parts["box"], *context], outputs, trigger_mode="once", validator=filled, **talk)
-    for button in parts["starters"]:
-        button.click(handlers.turn, [button, *context], outputs, trigger_mode="once", **talk)
-    clicks: dict[str, tuple[Any, Callable[..., Any]]] = {
-        "option": (parts["chat"].option_select, handlers.on_option),
-        "card": (parts["cands"].select, handlers.on_card),
-        "shelf": (parts["shelf"].select, handlers.on_shelf),
-    }
-    for event, handler in clicks.values():
-        event(handler, context, outputs, trigger_mode="once", **talk)
-    parts["chat"].clear(handlers.on_clear, None, outputs, **talk)
-    edited = _of(parts, "prompt", "warning")
-    parts["prompt_box"].input(
+    parts["prompt_box"].change(  # `input` misses Backspace, cut and paste
         handlers.on_edit, _of(parts, "prompt_box", "sess"), edited, trigger_mode="always_last", **talk
     )
     parts["reset"].click(handlers.on_reset, parts["sess"], [parts["prompt_box"], *edited], **talk)
