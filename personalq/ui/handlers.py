@@ -1,20 +1,18 @@
-"""Events of the page turned into requests and jobs, and what comes back turned into widget values.
+"""Events of the conversation and the prompt turned into requests, and decisions turned into widget values.
 
-No scoring, no rewriting, no denoising happens here. A visitor's data lives in the session it is handed, never in
+No scoring and no rewriting happens here. A visitor's data lives in the session it is handed, never in
 this object. Errors are said in the chat and shown as `gr.Error`.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from personalq.errors import PersonalQError
-from personalq.records import Decision, Job, MemoryReading, Precision, Question, Request, Selection
+from personalq.records import Decision, Question, Request, Selection
 from personalq.ui import panels, present
 from personalq.ui.desk import Desk
 from personalq.ui.present import Message, Session
@@ -22,15 +20,6 @@ from personalq.ui.previews import thumbnail
 
 KEEP: Any = gr.skip()
 """Leaves a widget as it is."""
-LAST_SEED = 2**31 - 1
-PRECISIONS: dict[Precision, str] = {
-    "taq-w8a8": "TAQ 8-bit",
-    "taq-w4a8": "TAQ 4-bit",
-    "rtn-w8a8": "Plain 8-bit",
-    "rtn-w4a8": "Plain 4-bit",
-    "nf4": "NF4 4-bit",
-}
-REFERENCE: Precision = "reference"
 Decide = Callable[[], tuple[Request, Decision]]
 
 
@@ -47,20 +36,6 @@ class Turn(NamedTuple):
     prompt: Any = KEEP
     prompt_box: Any = KEEP
     warning: Any = KEEP
-
-
-class Pictures(NamedTuple):
-    """What a comparison changes, step by step."""
-
-    outputs: Any = KEEP
-    reference: Any = KEEP
-    quantised: Any = KEEP
-    progress: Any = KEEP
-    memory: Any = KEEP
-    seed: Any = KEEP
-    go: Any = KEEP
-    stop: Any = KEEP
-    chat: Any = KEEP
 
 
 class Handlers:
@@ -193,68 +168,6 @@ class Handlers:
         """The prompt as Check-in wrote it."""
         prompt = sess["chosen"]["prompt"] if sess.get("chosen") else ""
         return prompt, *self.on_edit(prompt, sess)
-
-    # --- the pictures --------------------------------------------------------------------------
-
-    def on_compare(
-        self,
-        chat: list[Message],
-        sess: Session,
-        prompt: str,
-        seed: float | None,
-        steps: float,
-        guidance: float,
-        precision: Precision,
-    ) -> Iterator[Pictures]:
-        """Both pictures, a step at a time. An empty seed is drawn and written back, so the pictures can be repeated."""
-        chosen_seed = random.randint(0, LAST_SEED) if seed is None else int(seed)
-        try:
-            job = present.job(sess.get("chosen"), self.desk.known, prompt, chosen_seed, int(steps), guidance)
-            yield Pictures(
-                outputs=gr.update(visible=True),
-                reference=gr.update(value=None),
-                quantised=gr.update(value=None, label=PRECISIONS[precision]),
-                progress=panels.progress("Loading the model"),
-                memory="",
-                seed=chosen_seed,
-                go=gr.update(interactive=False),
-                stop=gr.update(visible=True),
-            )
-            yield from self._frames(job, precision)
-        except PersonalQError as error:
-            said = [*chat, present.replied(str(error))]
-            yield Pictures(chat=said, progress=panels.progress("Failed: see the chat"), **_at_rest())
-            raise gr.Error(present.safe(str(error))) from error
-
-    def _frames(self, job: Job, precision: Precision) -> Iterator[Pictures]:
-        pair: Sequence[Precision] = (REFERENCE, precision)
-        labels = [self.desk.label(one) for one in pair]
-        readings: list[MemoryReading] = []
-        with closing(self.desk.compare(job, pair)) as frames:
-            for frame in frames:
-                side = "reference" if frame.variant == REFERENCE else "quantised"
-                title = "Full precision" if frame.variant == REFERENCE else PRECISIONS[precision]
-                readings += [frame.memory] if frame.memory else []
-                yield Pictures(
-                    progress=panels.progress(title, frame.step, frame.total),
-                    memory=panels.memory(readings, labels) if frame.memory else KEEP,
-                    **({side: frame.image} if frame.image else {}),
-                )
-        yield Pictures(progress=panels.progress(f"Both pictures from seed {job.seed}"), **_at_rest())
-
-    def on_stop(self) -> tuple[str, Any, Any]:
-        """After a stop: what stays on the page."""
-        text = "Stopped. A finished picture stays; an unfinished one shows its last step."
-        return panels.progress(text), *_at_rest().values()
-
-
-def _at_rest() -> dict[str, Any]:
-    return {"go": gr.update(interactive=True), "stop": gr.update(visible=False)}
-
-
-def new_seed() -> int:
-    """Another seed."""
-    return random.randint(0, LAST_SEED)
 
 
 def filled(text: str, chat: list[Message], sess: Session) -> tuple[Any, None, None]:

@@ -12,8 +12,9 @@ import gradio as gr
 
 from personalq.catalog.scan import Progress
 from personalq.settings import Settings
+from personalq.ui.comparison import PRECISIONS, Comparison, Pictures, new_seed
 from personalq.ui.desk import Desk
-from personalq.ui.handlers import PRECISIONS, Handlers, Pictures, Turn, filled, new_seed
+from personalq.ui.handlers import Handlers, Turn, filled
 from personalq.ui.starters import starters
 from personalq.ui.theme import CSS, HEADER, MARK_COLORS, theme
 
@@ -55,7 +56,7 @@ def page(desk: Desk) -> gr.Blocks:
                 _outputs(parts)
                 parts["cands"] = gr.HTML(js_on_load=PICK, visible=False, elem_id="cands")
         _wire_talk(parts, handlers)
-        _wire_pictures(parts, handlers)
+        _wire_pictures(parts, Comparison(desk))
         blocks.load(handlers.on_load, None, parts["status"], **QUIET, concurrency_limit=None)
     return blocks
 
@@ -163,10 +164,10 @@ def _wire_talk(parts: Parts, handlers: Handlers) -> None:
     parts["reset"].click(handlers.on_reset, parts["sess"], [parts["prompt_box"], *edited], **talk)
 
 
-def _wire_pictures(parts: Parts, handlers: Handlers) -> None:
+def _wire_pictures(parts: Parts, comparison: Comparison) -> None:
     names = ("chat", "sess", "prompt_box", "seed", "steps", "guidance", "precision")
     run = parts["go"].click(
-        handlers.on_compare,
+        comparison.on_compare,
         _of(parts, *names),
         _of(parts, *Pictures._fields),
         concurrency_id="gpu",
@@ -177,7 +178,7 @@ def _wire_pictures(parts: Parts, handlers: Handlers) -> None:
         api_visibility="private",
     )
     parts["stop"].click(
-        handlers.on_stop, None, _of(parts, "progress", "go", "stop"), cancels=[run], queue=False, **QUIET
+        comparison.on_stop, None, _of(parts, "progress", "go", "stop"), cancels=[run], concurrency_id="cpu", **QUIET
     )
     parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)

@@ -8,91 +8,20 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from PIL import Image
+from scripted_desk import PIP, REX, Desk, selection
 
-from personalq.catalog.scan import Catalog, Problem
-from personalq.errors import GenerationError, PersonalQError, RequestError, SettingsError
+from personalq.errors import PersonalQError, RequestError, SettingsError
 from personalq.records import (
     Candidate,
-    Checkpoint,
-    Decision,
-    Frame,
-    Job,
-    MemoryReading,
     NoMatch,
     Option,
     Question,
     Request,
-    Selection,
-    Span,
 )
 from personalq.ui import handlers, present
-from personalq.ui.handlers import KEEP, Handlers, Pictures, Turn
+from personalq.ui.handlers import KEEP, Handlers, Turn
 
-PIP = Checkpoint("pip", "Pip", triggers=("zwx dog",), class_noun="dog", group_id="pip")
-REX = Checkpoint("rex", "Rex", triggers=("rx dog",), class_noun="dog", group_id="rex")
 ASKED = Question("Which dog?", (Option("o1", "Pip", ("pip",)), Option("none", "None of these", ())), (Candidate(PIP),))
-
-
-def selection(one: Checkpoint, text: str) -> Selection:
-    trigger = one.triggers[0]
-    prompt = text.replace("my dog", trigger)
-    start = prompt.find(trigger)
-    return Selection((one,), prompt, (Span(start, start + len(trigger), "trigger", one.id),), 1.0, f"{one.name}.")
-
-
-class Desk:
-    """Answers from a script, and writes down what it was asked."""
-
-    def __init__(self, *script: Decision | PersonalQError, fails: PersonalQError | None = None) -> None:
-        self.catalog = Catalog((PIP, REX), (), (Problem("bad.json", "no JSON"),))  # type: ignore[arg-type]
-        self.known = {one.id: one for one in self.catalog.checkpoints}
-        self.base_name = "tiny-sd"
-        self.script, self.fails = list(script), fails
-        self.heard: list[Any] = []
-        self.job: Job | None = None
-        self.closed = False
-
-    def next(self, *heard: Any) -> Decision:
-        self.heard.append(heard)
-        item = self.script.pop(0)
-        if isinstance(item, PersonalQError):
-            raise item
-        return item
-
-    def ask(self, request: Request) -> Decision:
-        return self.next("ask", request)
-
-    def answer(self, pending: dict[str, Any], text: str) -> tuple[Request, Decision]:
-        return present.request(pending["request"]), self.next("answer", text)
-
-    def choose(self, request: Request, id_: str) -> Decision:
-        self.heard.append(("choose", request, id_))
-        return selection(self.known[id_], request.text)
-
-    def pending(self, request: Request, question: Question) -> dict[str, Any]:
-        return {"request": present.plain(request), "text": question.text}
-
-    def ready(self) -> str:
-        if self.fails:
-            raise self.fails
-        return "cpu"
-
-    def label(self, precision: str) -> str:
-        return f"{precision} here"
-
-    def compare(self, job: Job, precisions: tuple[str, ...]) -> Iterator[Frame]:
-        self.job = job
-        try:
-            for variant in precisions:
-                for step in range(1, job.steps + 1):
-                    if self.fails:
-                        raise self.fails
-                    done = step == job.steps
-                    reading = MemoryReading("cpu", 100, 1, None, None, 10, 1.0, "counted") if done else None
-                    yield Frame(variant, step, job.steps, Image.new("RGB", (8, 8)) if done else None, reading)
-        finally:
-            self.closed = True
 
 
 def event(value: Any = None, index: int = 0) -> gr.SelectData:
@@ -214,56 +143,6 @@ def test_editing_marks_and_warns_and_reset_brings_back() -> None:
     assert pieces == [("a dog", None)] and warning["visible"] and "zwx dog" in warning["value"]
     prompt, pieces, warning = page.on_reset(sess)
     assert prompt == "zwx dog at sea" and pieces[0] == ("zwx dog", "trigger") and not warning["visible"]
-
-
-def compared(desk: Desk, seed: float | None = 7, prompt: str = "zwx dog") -> list[Pictures]:
-    sess = {"chosen": present.chosen(selection(PIP, "my dog"))}
-    page = Handlers(desk)  # type: ignore[arg-type]
-    return list(page.on_compare([], sess, prompt, seed, 3, 3.5, "taq-w4a8"))
-
-
-def test_both_pictures_arrive_with_their_readings() -> None:
-    desk = Desk()
-    shown = compared(desk)
-    assert desk.job is not None and desk.job.seed == 7 and desk.job.spans[0].role == "trigger"
-    assert [p.reference for p in shown if isinstance(p.reference, Image.Image)] != []
-    assert [p.quantised for p in shown if isinstance(p.quantised, Image.Image)] != []
-    tables = [p.memory for p in shown if p.memory is not KEEP and p.memory]
-    assert len(tables) == 2 and "taq-w4a8 here" in tables[1] and "taq-w4a8" not in tables[0]
-    assert any("step 2 of 3" in p.progress for p in shown)
-    assert shown[0].stop["visible"] and not shown[0].go["interactive"]
-    assert not shown[-1].stop["visible"] and shown[-1].go["interactive"]
-
-
-def test_an_empty_seed_is_drawn_and_written_back() -> None:
-    desk = Desk()
-    first = compared(desk, None)[0]
-    assert desk.job is not None and first.seed == desk.job.seed and 0 <= first.seed <= handlers.LAST_SEED
-
-
-def test_closing_the_event_closes_the_denoiser() -> None:
-    desk = Desk()
-    page = Handlers(desk)  # type: ignore[arg-type]
-    run = page.on_compare([], {}, "a dog", 1, 3, 3.5, "nf4")
-    next(run), next(run)
-    assert not desk.closed
-    run.close()
-    assert desk.closed
-
-
-@pytest.mark.parametrize(("desk", "prompt"), [(Desk(fails=GenerationError("smaller, please")), "a"), (Desk(), " ")])
-def test_a_failed_comparison_says_so_and_frees_the_buttons(desk: Desk, prompt: str) -> None:
-    shown: list[Pictures] = []
-    with pytest.raises(gr.Error) as raised:
-        for values in Handlers(desk).on_compare([], {}, prompt, 1, 3, 3.5, "nf4"):  # type: ignore[arg-type]
-            shown.append(values)
-    assert shown[-1].go["interactive"] and not shown[-1].stop["visible"]
-    assert shown[-1].chat[-1]["content"] == raised.value.message
-
-
-def test_stopping_frees_the_buttons() -> None:
-    progress, go, stop = Handlers(Desk()).on_stop()  # type: ignore[arg-type]
-    assert "Stopped" in progress and go["interactive"] and not stop["visible"]
 
 
 def test_the_status_line_says_what_is_there_and_then_where() -> None:
