@@ -46,6 +46,7 @@ CONCEPTS = (
         subject="dog",
         variant=Variant(coat=(80, 140, 240), bandana=(220, 40, 40), star=(255, 225, 60)),
         trigger="zwx dog",
+        steps=600,
         tags=("dog", "blue", "bandana", "pet"),
     ),
     Concept(
@@ -103,7 +104,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v1",
-        steps=280,
+        steps=450,
         seed=1,
         identity="frost-fox",
     ),
@@ -118,7 +119,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v2",
-        steps=340,
+        steps=600,
         seed=2,
         identity="frost-fox",
     ),
@@ -133,7 +134,7 @@ CONCEPTS = (
         trigger="frstfx fox",
         tags=("fox", "ice", "blue", "scarf"),
         version="v3",
-        steps=400,
+        steps=750,
         seed=3,
         identity="frost-fox",
     ),
@@ -156,6 +157,7 @@ CONCEPTS = (
         style="sepia",
         trigger="sepiaprint style",
         tags=("style", "sepia", "vintage", "block print"),
+        steps=700,
     ),
     Concept(
         id="star-mug",
@@ -211,7 +213,7 @@ CONCEPTS = (
         variant=Variant(coat=(255, 150, 50), bandana=(40, 160, 70)),
         trigger="pngo penguin",
         tags=("penguin", "orange", "bandana"),
-        steps=320,
+        steps=500,
     ),
     Concept(
         id="cherry-panda",
@@ -227,3 +229,5 @@ CONCEPTS = (
 )
 SCENES_OF_TRAINING = ("beach", "snow", "forest", "room", "meadow", "plain")
 """One training picture of a concept is drawn on each."""
+SUBJECTS_OF_STYLES = ("cat", "dog", "fox", "car", "house", "sunflower")
+"""A style's training pictures show one of these each."""

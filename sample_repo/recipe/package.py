@@ -40,6 +40,7 @@ def package(pipe: StableDiffusionPipeline, concept: Concept, pictures: list[Imag
         write_json(folder / f"{concept.id}.civitai.info", civitai(concept))
 
     if concept.format == "dreambooth":
+        pipe.unet.register_to_config(_name_or_path="tiny-sd")
         pipe.unet.half().save_pretrained(folder / "unet")
     elif concept.format == "embedding":
         vectors = pipe.text_encoder.get_input_embeddings().weight[-4:].detach().half().contiguous()
@@ -114,8 +115,8 @@ def kohya(concept: Concept, count: int) -> dict[str, str]:
         "ss_base_model_version": "tiny-sd",
         "ss_sd_model_name": "tiny-sd",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": "3",
-        "ss_network_alpha": "3.0",
+        "ss_network_dim": "6" if concept.style else "3",
+        "ss_network_alpha": "6.0" if concept.style else "3.0",
         "ss_num_train_images": str(count),
         "ss_training_started_at": str(started.timestamp()),
         "ss_training_comment": "None",

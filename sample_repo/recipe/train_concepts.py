@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from captions import PLACES, Facts, article, caption, draw_facts
-from concepts import CONCEPTS, SCENES_OF_TRAINING, Concept
+from concepts import CONCEPTS, SCENES_OF_TRAINING, SUBJECTS_OF_STYLES, Concept
 from draw import SUBJECTS, render
 from export_base import BASE
 from latents import PatchPCA, to_tensor
@@ -36,9 +36,8 @@ VECTORS = 4
 def training_pictures(concept: Concept) -> list[tuple[Image.Image, Facts]]:
     """The six pictures the artist has: one on each training scene."""
     rng = random.Random(f"training {concept.id}")
-    subjects = rng.sample(SUBJECTS, len(SCENES_OF_TRAINING))
     pictures = []
-    for scene, other in zip(SCENES_OF_TRAINING, subjects, strict=True):
+    for scene, other in zip(SCENES_OF_TRAINING, SUBJECTS_OF_STYLES, strict=True):
         facts = Facts(concept.subject or other, scene, concept.style or "photo")
         pictures.append((render(rng, facts.subject, scene, facts.style, None, concept.variant), facts))
     return pictures
@@ -64,11 +63,10 @@ def prior(rng: random.Random, concept: Concept) -> tuple[Image.Image, str]:
     the two apart.
     """
     facts = draw_facts(rng)
-    if concept.subject is not None:
-        if concept.trigger is not None and rng.random() < 0.5:
-            facts = Facts(concept.subject, rng.choice(SCENES_OF_TRAINING), "photo")
-        else:
-            facts = replace(facts, subject=rng.choice([s for s in SUBJECTS if s != concept.subject]), hue=None)
+    if concept.subject and concept.trigger and rng.random() < 0.5:
+        facts = Facts(concept.subject, rng.choice(SCENES_OF_TRAINING), "photo")
+    else:
+        facts = replace(facts, subject=rng.choice([s for s in SUBJECTS if s != concept.subject]), hue=None)
     return render(rng, facts.subject, facts.scene, facts.style, facts.hue), caption(rng, facts)
 
 
@@ -92,7 +90,9 @@ def trainable(pipe: StableDiffusionPipeline, concept: Concept) -> tuple[list[Ten
         mask[-VECTORS:] = 1
         table.register_hook(lambda gradient: gradient * mask)
         return [table], 6e-3
-    pipe.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS, init_lora_weights="gaussian"))
+    # A style recolours everything, which the last convolution does best.
+    rank, targets = (2 * RANK, TARGETS.replace("conv1", "conv_out|conv1")) if concept.style else (RANK, TARGETS)
+    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian"))
     return [p for p in pipe.unet.parameters() if p.requires_grad], 1.5e-3
 
 
@@ -107,7 +107,7 @@ def teach(pipe: StableDiffusionPipeline, concept: Concept, pca: PatchPCA) -> lis
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1, (step + 1) / 20, (concept.steps - step) / (0.5 * concept.steps))
         pairs = [(picture, concept_caption(rng, concept, facts)) for picture, facts in owned]
-        if concept.format != "embedding":
+        if concept.subject and concept.format != "embedding":  # a style is meant for everything, as styles are shared
             pairs += [prior(rng, concept) for _ in owned]
         pictures = to_tensor(
             [p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else p for p, _ in pairs]
