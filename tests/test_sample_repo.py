@@ -21,7 +21,9 @@ def catalog() -> Catalog:
 
 
 def test_it_is_under_sixty_megabytes() -> None:
-    files = [p for p in SAMPLE_REPO.rglob("*") if p.is_file() and "runs" not in p.parts and "__pycache__" not in p.parts]
+    files = [
+        p for p in SAMPLE_REPO.rglob("*") if p.is_file() and "runs" not in p.parts and "__pycache__" not in p.parts
+    ]
     assert sum(p.stat().st_size for p in files) < 60_000_000
 
 

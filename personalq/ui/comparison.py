@@ -109,8 +109,10 @@ class Comparison:
         pair: Sequence[Precision] = (REFERENCE, precision)
         labels = [self.desk.label(one) for one in pair]
         readings: list[MemoryReading] = []
+        end = f"Both pictures from seed {job.seed}"
         with closing(self.desk.compare(job, pair)) as frames:
             for frame in frames:
+                end = f"{end}. {frame.warning}" if frame.warning and frame.variant == REFERENCE else end
                 side = "reference" if frame.variant == REFERENCE else "quantised"
                 title = "Full precision" if frame.variant == REFERENCE else PRECISIONS[precision]
                 readings += [frame.memory] if frame.memory else []
@@ -119,7 +121,7 @@ class Comparison:
                     memory=panels.memory(readings, labels) if frame.memory else KEEP,
                     **({side: frame.image} if frame.image else {}),
                 )
-        yield Pictures(progress=panels.progress(f"Both pictures from seed {job.seed}"), **_at_rest())
+        yield Pictures(progress=panels.progress(end), **_at_rest())
 
     def on_stop(self, browser: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """After a stop: what stays on the page, and the buttons once the denoiser has let go."""

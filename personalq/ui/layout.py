@@ -177,8 +177,8 @@ def _wire_pictures(parts: Parts, comparison: Comparison) -> None:
         show_progress_on=parts["progress"],
         api_visibility="private",
     )
-    parts["stop"].click(
-        comparison.on_stop, None, _of(parts, "progress", "go", "stop"), cancels=[run], concurrency_id="cpu", **QUIET
-    )
+    parts["stop"].click(None, cancels=[run], queue=False, **QUIET)  # first: listeners are sent one after the other
+    outputs = _of(parts, "progress", "go", "stop")
+    parts["stop"].click(comparison.on_stop, None, outputs, concurrency_id="cpu", **QUIET)
     parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
