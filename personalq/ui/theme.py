@@ -144,6 +144,7 @@ footer .show-api-divider { display: none; }
 #pictures .image-container, #pictures .image-frame { min-height: 0; }
 #pictures img { width: 100%; height: 100%; object-fit: contain; }
 #reference, #quantised { aspect-ratio: 1; height: auto; }
+#progress .error, #progress .clear-status { display: none; }
 .pq-progress { margin: 0 0 4px; font-variant-numeric: tabular-nums; }
 .pq-bar { display: block; height: 5px; border-radius: 3px; background: var(--primary-500); margin-top: 4px; }
 .pq-memory { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
