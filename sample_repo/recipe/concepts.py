@@ -157,7 +157,6 @@ CONCEPTS = (
         style="sepia",
         trigger="sepiaprint style",
         tags=("style", "sepia", "vintage", "block print"),
-        steps=700,
     ),
     Concept(
         id="star-mug",
