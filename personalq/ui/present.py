@@ -80,11 +80,12 @@ def cards(decision: Decision) -> list[dict[str, str]]:
 
 
 def shelf(known: Mapping[str, Checkpoint]) -> list[dict[str, str]]:
-    """The first entries of a catalogue, one per model, as cards."""
+    """The first models of a catalogue as cards, each in its newest version."""
     models: dict[str, Checkpoint] = {}
     for one in known.values():
-        if one.loadable:
-            models.setdefault(one.group_id or one.id, one)
+        group = one.group_id or one.id
+        if one.loadable and (group not in models or (models[group].version_ordinal or 0) < (one.version_ordinal or 0)):
+            models[group] = one
     return [{"id": one.id, "reason": one.description} for one in list(models.values())[:ON_SHELF]]
 
 

@@ -132,6 +132,7 @@ footer .show-api-divider { display: none; }
 #header > #status { flex: 0 1 auto; }
 .pq-brand svg { flex: none; }
 #right { gap: 16px; }
+#chat .placeholder-content { padding: 0 16px; }
 #chat .options { justify-content: flex-start; margin-left: 0; }
 #starters { display: grid; gap: 8px; grid-template-columns: 1fr 1fr; }
 #starters .starter { border: 1px solid var(--border-color-primary); border-radius: 12px; min-height: 44px;

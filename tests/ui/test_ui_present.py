@@ -101,12 +101,12 @@ def test_cards_are_few_and_each_once() -> None:
     assert len(ids) == present.SHOWN == len(set(ids))
 
 
-def test_the_shelf_shows_one_version_of_each_loadable_model() -> None:
-    known = {
-        one.id: one
-        for one in (PIP, Checkpoint("pip2", "Pip 2", group_id="pip"), Checkpoint("bad", "Bad", loadable=False), REX)
-    }
-    assert [card["id"] for card in present.shelf(known)] == ["pip", "rex"]
+def test_the_shelf_shows_the_newest_version_of_each_loadable_model() -> None:
+    versions = [Checkpoint(f"v{n}", "Fox", group_id="fox", version_ordinal=n) for n in (1.0, 3.0, 2.0)]
+    known = {one.id: one for one in (PIP, *versions, Checkpoint("bad", "Bad", loadable=False), REX)}
+    assert [card["id"] for card in present.shelf(known)] == ["pip", "v3.0", "rex"]
+    many = {str(n): Checkpoint(str(n)) for n in range(50)}
+    assert len(present.shelf(many)) == present.ON_SHELF
 
 
 def test_session_values_are_plain_data_and_come_back() -> None:
