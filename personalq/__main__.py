@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from tqdm import tqdm
@@ -215,8 +215,6 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
 
 def known_precision(name: str) -> Precision:
     """The precision called `name`. Raises SettingsError when there is none."""
-    from typing import get_args
-
     if name not in get_args(Precision):
         raise SettingsError(f"Unknown precision {name!r}: choose one of {', '.join(get_args(Precision))}.")
     return name  # type: ignore[return-value]
@@ -282,7 +280,7 @@ def report(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]
 
 
 def pretty(result: dict[str, Any]) -> str:
-    """The result as indented JSON without its braces' noise: readable enough for people."""
+    """The result as indented JSON, for people."""
     return json.dumps(result, indent=2, ensure_ascii=False, default=str)
 
 
