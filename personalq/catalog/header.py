@@ -33,24 +33,36 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
-            if len(start) < 8:
-                raise BrokenFileError("It ends before its header; download it again.")
-            (length,) = struct.unpack("<Q", start)
-            if length > MAX_HEADER:
-                raise BrokenFileError(f"It claims a header of {length} bytes; no real file does. Do not trust it.")
-            if length > size - 8:
-                raise BrokenFileError("It is cut off inside its header; download it again.")
-            data = file.read(length)
+            length = header_length(file.read(8), size)
+            return parse_header(file.read(length), size)
     except OSError as error:
         raise BrokenFileError(f"It cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def header_length(start: bytes, size: int) -> int:
+    """Bytes of the header after the first 8 of a file of `size` bytes, which `start` begins with.
+
+    Raises BrokenFileError when the file is too short for it or no real file has one so long.
+    """
+    if len(start) < 8:
+        raise BrokenFileError("It ends before its header; download it again.")
+    (length,) = struct.unpack("<Q", start[:8])
+    if length > MAX_HEADER:
+        raise BrokenFileError(f"It claims a header of {length} bytes; no real file does. Do not trust it.")
+    if length > size - 8:
+        raise BrokenFileError("It is cut off inside its header; download it again.")
+    return int(length)
+
+
+def parse_header(data: bytes, size: int) -> Header:
+    """The header `data` of a file of `size` bytes in all. Raises BrokenFileError as `read_header` does."""
     document = parse_json(decode(data))
     if not isinstance(document, dict):
         raise BrokenFileError("Its header is no object; it is no safetensors file.")
     metadata = document.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise BrokenFileError("Its metadata is no object; save it again with safetensors.")
-    return Header(_shapes(document, size - 8 - length), metadata)
+    return Header(_shapes(document, size - 8 - len(data)), metadata)
 
 
 def _shapes(document: dict[str, object], available: int) -> dict[str, tuple[int, ...]]:

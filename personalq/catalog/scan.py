@@ -56,14 +56,18 @@ def scan(root: Path, on_progress: Progress | None = None, read: Callable[[Path],
 
     `read` replaces `read_file`, for example by one that remembers. Raises CatalogError when `root` is no folder.
     """
-    tree = walk(root)
+    return assemble(walk(root), read or read_file, on_progress)
+
+
+def assemble(tree: Tree, read: Callable[[Path], Reading], on_progress: Progress | None = None) -> Catalog:
+    """The catalogue of the files in `tree`, each opened by `read` alone."""
     found, troubles = units.find(tree)
     beside = units.sidecars(tree, found)
     pictures = {unit.picture for unit in found if unit.picture}
     order = [*(unit.weights for unit in found), *beside, *sorted(pictures)]
     readings: dict[Path, Reading] = {}
     for done, path in enumerate(order, 1):
-        readings[path] = (read or read_file)(path)
+        readings[path] = read(path)
         if on_progress:
             on_progress(done, len(order), str(path.relative_to(tree.root)))
     bases, bad_bases = _bases(tree)

@@ -29,7 +29,12 @@ def read(path: Path) -> Reading:
 
     Raises BrokenFileError for a malformed, oversized or hostile file.
     """
-    text = decode(read_limited(path))
+    return interpret(path, read_limited(path))
+
+
+def interpret(path: Path, data: bytes) -> Reading:
+    """The same for the content `data` of the file `path`, which is not opened."""
+    text = decode(data)
     if path.name.casefold() == CARD:
         return card.read(text)
     value = parse_json(text)

@@ -35,14 +35,20 @@ def read(path: Path) -> Reading:
 
     Raises BrokenFileError for a malformed, truncated or hostile file.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        facts, problems = _safetensors(path)
-    elif suffix == ".ckpt" or path.parent.name in DENOISER_FOLDERS:
-        facts, problems = (Facts(source="weights", kind="dreambooth", loadable=False),), ()
+    if path.suffix.lower() == ".safetensors":
+        facts, problems = described(path, read_header(path))
     else:
-        facts, problems = pickled.read(path), ()
+        facts, problems = unopened(path) or pickled.read(path), ()
     return Reading(facts, problems, sha256_of(path) if facts else None)
+
+
+def unopened(path: Path) -> tuple[Facts, ...]:
+    """Facts of a full model that is stored in a format never opened here; none for any other file."""
+    if path.suffix.lower() == ".ckpt" or (
+        path.suffix.lower() != ".safetensors" and path.parent.name in DENOISER_FOLDERS
+    ):
+        return (Facts(source="weights", kind="dreambooth", loadable=False),)
+    return ()
 
 
 def sha256_of(path: Path) -> str:
@@ -57,8 +63,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _safetensors(path: Path) -> tuple[tuple[Facts, ...], tuple[str, ...]]:
-    header = read_header(path)
+def described(path: Path, header: Header) -> tuple[tuple[Facts, ...], tuple[str, ...]]:
+    """Facts in the header of the safetensors file `path`, which is not opened, and what is odd about them.
+
+    Raises BrokenFileError for trained weights of a kind that is not supported.
+    """
     metadata = Fields(header.metadata, where="metadata ")
     described = [facts for facts in (kohya.read(metadata), modelspec.read(metadata)) if facts]
     own = _kind(path, header)
