@@ -42,10 +42,19 @@ def select(
     repo: Repo = None,
     base: Annotated[str | None, typer.Option(help="Only checkpoints made for this base model.")] = None,
     answer: Annotated[str | None, typer.Option(help="Reply to the clarifying question, in the same run.")] = None,
+    reranker: Annotated[str | None, typer.Option(help="embedded, chat, causal or cross-encoder.")] = None,
+    llm_url: Annotated[str | None, typer.Option(help="chat: base URL of an OpenAI-compatible endpoint.")] = None,
+    llm_provider: Annotated[str | None, typer.Option(help="chat: a Hugging Face provider, or auto.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Model name, or folder or Hub id of a local reranker.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the checkpoint a request means and rewrite the prompt with its trigger."""
-    settings = Settings.read(repo=repo)
+    """Find the checkpoint a request means and rewrite the prompt with its trigger.
+
+    The key of an endpoint is read from PERSONALQ_LLM_KEY, or HF_TOKEN at Hugging Face.
+    """
+    settings = Settings.read(
+        repo=repo, reranker=reranker, llm_url=llm_url, llm_provider=llm_provider, llm_model=llm_model
+    )
     decision = decide(settings, load_catalog(settings), request, base, answer)
     report(decision_json(decision), as_json, lambda _: decision_text(decision))
 
@@ -174,6 +183,27 @@ def bench_quantization(
     report(result, as_json, lambda r: f"{r['device']}, {r['n']} pictures a row\n\n{table(r['rows'])}")
 
 
+@bench.command("selection")
+def bench_selection(
+    catalog: Annotated[Path, typer.Option(help="The catalogue, one JSON record a line.")],
+    queries: Annotated[Path, typer.Option(help="The queries with their answers, one JSON object a line.")],
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps sentence vectors.")] = None,
+    with_failures: Annotated[
+        bool, typer.Option("--failures", help="List the queries that personalq got wrong.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Selection against its baselines: right picks, questions, no-matches, compositions, triggers, times."""
+    from personalq.bench.selection import as_text, selection
+
+    settings = Settings.read()
+    with Bar() as bar:
+        result = selection(catalog, queries, cache or settings.cache, on_progress=bar.tell)
+    if not with_failures and as_json:
+        result.pop("failures")
+    report(result, as_json, lambda found: as_text(found, with_failures))
+
+
 # --- from settings to objects ------------------------------------------------------------------
 
 
@@ -203,9 +233,10 @@ def new_engine(settings: Settings, catalog: Catalog) -> Engine:
 def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, answer: str | None) -> Decision:
     """Ask Check-in, and answer its question if it has one and an answer was given."""
     from personalq.checkin.dialogue import CheckIn, pending
+    from personalq.checkin.rerank.choose import chosen
 
     with Bar() as bar:
-        checkin = CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell)
+        checkin = CheckIn(catalog.checkpoints, cache=settings.cache, reranker=chosen(settings), on_progress=bar.tell)
     request = Request(text, base=base)
     decision = checkin.ask(request)
     if isinstance(decision, Question) and answer is not None:
@@ -302,6 +333,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "warnings": list(selected.warnings) if selected else [],
         "nearest": [c.checkpoint.id for c in decision.nearest] if isinstance(decision, NoMatch) else [],
         "candidates": [candidate_json(candidate) for candidate in decision.candidates],
+        "remarks": list(decision.remarks),
         "timings_ms": decision.timings_ms,
     }
 
@@ -323,10 +355,11 @@ def decision_text(decision: Decision) -> str:
     """The decision for people."""
     if isinstance(decision, Selection):
         names = ", ".join(c.name or c.id for c in decision.checkpoints)
-        return "\n".join([f"{names} ({decision.why})", decision.prompt, *decision.warnings])
+        return "\n".join([f"{names} ({decision.why})", decision.prompt, *decision.warnings, *decision.remarks])
     if isinstance(decision, Question):
-        return "\n".join([decision.text, *(f"  {k}. {option.label}" for k, option in enumerate(decision.options, 1))])
-    return f"No match: {decision.why}"
+        options = [f"  {k}. {option.label}" for k, option in enumerate(decision.options, 1)]
+        return "\n".join([decision.text, *options, *decision.remarks])
+    return "\n".join([f"No match: {decision.why}", *decision.remarks])
 
 
 def memory_json(frame: Frame) -> dict[str, Any] | None:

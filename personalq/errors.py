@@ -23,12 +23,32 @@ class RequestError(PersonalQError):
     """A request or an answer is empty, too long or does not belong to a pending question."""
 
 
+class BenchError(PersonalQError):
+    """A benchmark's catalogue or queries cannot be used."""
+
+
 class UnknownCheckpointError(PersonalQError):
     """No checkpoint has the id asked for."""
 
 
 class RerankerError(PersonalQError):
     """A reranker could not score the candidates."""
+
+
+class EndpointError(RerankerError):
+    """A language model's endpoint refused, failed or took too long. The message names neither it nor the key.
+
+    `again` tells whether another try may help, after `wait` seconds where the endpoint said so.
+    """
+
+    def __init__(self, message: str, again: bool = False, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.again = again
+        self.wait = wait
+
+
+class InvalidReplyError(RerankerError):
+    """A language model's reply is not what was asked for; nothing of it is used."""
 
 
 class ModelError(PersonalQError):

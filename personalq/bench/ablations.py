@@ -1,0 +1,62 @@
+"""PersonalQ without one of its stages each. It uses the public parts of Check-in only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from personalq.bench.verdicts import System
+from personalq.checkin.decide import Thresholds
+from personalq.checkin.dialogue import CheckIn, Pending
+from personalq.checkin.rerank.protocol import Reranker
+from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request
+
+
+class FusedOrder:
+    """A reranker that leaves the fused order as it is. Nothing calibrates that order, so the first gets all mass."""
+
+    name = "fused order"
+    temperature = 1.0
+    none_logit = -1e3
+
+    def score(self, intent: Intent, candidates: Sequence[Candidate]) -> tuple[list[float], list[str]]:
+        """-20 a rank."""
+        order = sorted(range(len(candidates)), key=lambda at: -candidates[at].fused)
+        logits = [0.0] * len(candidates)
+        for rank, at in enumerate(order):
+            logits[at] = -20.0 * rank
+        return logits, ["fused order"] * len(candidates)
+
+
+class NeverNone:
+    """A CheckIn that picks the most probable candidate where it would find no match."""
+
+    def __init__(self, checkin: CheckIn) -> None:
+        self._checkin = checkin
+
+    def ask(self, request: Request) -> Decision:
+        """A selection or a question; a NoMatch only when there is no candidate at all."""
+        return self._picked(request, self._checkin.ask(request))
+
+    def answer(self, pending: Pending, text: str) -> Decision:
+        """Likewise, after the reply."""
+        return self._picked(pending.request, self._checkin.answer(pending, text))
+
+    def _picked(self, request: Request, decision: Decision) -> Decision:
+        if not isinstance(decision, NoMatch) or not decision.candidates:
+            return decision
+        picked = self._checkin.choose(request, decision.candidates[0].checkpoint.id)
+        return replace(picked, candidates=decision.candidates, timings_ms=decision.timings_ms)
+
+
+def ablations(
+    checkpoints: Sequence[Checkpoint], cache: Path | None, reranker: Reranker | None
+) -> list[tuple[str, System]]:
+    """Named systems, each PersonalQ without one stage."""
+    return [
+        ("personalq, fused order only", CheckIn(checkpoints, cache, FusedOrder())),
+        ("personalq, no question", CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(ask=math.inf))),
+        ("personalq, no none", NeverNone(CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(none=1.0)))),
+    ]
