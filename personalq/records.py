@@ -150,6 +150,8 @@ class Selection:
     candidates: tuple[Candidate, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    """What the user should know of how it was decided, such as a reranker that did not answer."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class Question:
     options: tuple[Option, ...]
     candidates: tuple[Candidate, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ class NoMatch:
     why: str
     candidates: tuple[Candidate, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 Decision: TypeAlias = Selection | Question | NoMatch

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from personalq.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_REPO = ROOT / "sample_repo"
+RERANKERS = ("embedded", "chat", "causal", "cross-encoder")
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,34 @@ class Settings:
     """Where indexes are kept."""
     host: str = "127.0.0.1"
     port: int = 7860
+    reranker: str = "embedded"
+    """One of RERANKERS; all but the first are opt-in and need `llm_model`."""
+    llm_model: str | None = None
+    """A model's name at the endpoint, or a folder or Hub id for the local rerankers."""
+    llm_url: str | None = field(default=None, repr=False)
+    """Base URL of an OpenAI-compatible endpoint, for the chat reranker."""
+    llm_provider: str | None = None
+    """A Hugging Face inference provider, or "auto", instead of a URL."""
+    llm_key: str | None = field(default=None, repr=False)
+    hf_token: str | None = field(default=None, repr=False)
+    """HF_TOKEN; sent to Hugging Face only."""
+    llm_seconds: float = 30.0
+    """Deadline of the chat reranker for a request, all its tries together."""
+    encoder: str | None = None
+    """A sentence-transformers folder or Hub id for retrieval; None is the packaged MiniLM."""
 
     @classmethod
     def read(cls, **flags: object) -> Settings:
-        """Flags that are not None win over `PERSONALQ_REPO`, `_BASE`, `_DEVICE`, `_CACHE`, `_HOST`, `_PORT`.
+        """Flags that are not None win over the environment: `PERSONALQ_` and the field's name in capitals, `HF_TOKEN`.
 
-        Raises SettingsError for a repository that does not exist or a port that is no number.
+        Raises SettingsError for a repository that does not exist, a number that is none, or an unknown device or
+        reranker.
         """
         values: dict[str, object] = {}
         for name in cls.__dataclass_fields__:
             given = flags.get(name)
-            values[name] = given if given is not None else os.environ.get(f"PERSONALQ_{name.upper()}") or None
+            variable = "HF_TOKEN" if name == "hf_token" else f"PERSONALQ_{name.upper()}"
+            values[name] = given if given is not None else os.environ.get(variable) or None
         chosen = {name: value for name, value in values.items() if value is not None}
         for name in ("repo", "cache"):
             if name in chosen:
@@ -46,9 +64,23 @@ class Settings:
                 chosen["port"] = int(str(chosen["port"]))
             except ValueError:
                 raise SettingsError(f"The port must be a number, not {chosen['port']!r}.") from None
+        if "llm_seconds" in chosen:
+            chosen["llm_seconds"] = _seconds(chosen["llm_seconds"])
         settings = cls(**chosen)  # type: ignore[arg-type]
         if not settings.repo.exists():
             raise SettingsError(f"There is no repository at {settings.repo}. Pass --repo DIR or a catalog.jsonl.")
         if settings.device not in ("auto", "cpu", "cuda"):
             raise SettingsError(f"Unknown device {settings.device!r}: choose auto, cpu or cuda.")
+        if settings.reranker not in RERANKERS:
+            raise SettingsError(f"Unknown reranker {settings.reranker!r}: choose one of {', '.join(RERANKERS)}.")
         return settings
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 600:
+        raise SettingsError(f"PERSONALQ_LLM_SECONDS must be a number up to 600, not {value!r}.")
+    return seconds

@@ -24,6 +24,7 @@ from personalq.checkin.intent import parse
 from personalq.checkin.question import NONE_OF_THESE, label_of
 from personalq.checkin.ranking import Ranking, rank, resolve, weigh
 from personalq.checkin.rerank.embedded import Embedded
+from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.features import Asked
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index, allowed
@@ -69,7 +70,8 @@ def pending(request: Request, question: Question) -> Pending:
 class CheckIn:
     """From a vague request to checkpoints and a prompt, over one catalogue.
 
-    The default reranker needs no network. `cache` keeps sentence vectors between runs; `on_progress(done, total,
+    The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
+    says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
     what)` is called while new ones are computed.
     """
 
@@ -82,14 +84,18 @@ class CheckIn:
         thresholds: Thresholds | None = None,
     ) -> None:
         self._index = Index(checkpoints, cache, on_progress)
-        self._reranker = reranker or Embedded(self._index.by_id, self._index.rarity)
+        self._default = Embedded(self._index.by_id, self._index.rarity)
+        self._chosen = reranker or self._default
         self._thresholds = thresholds or Thresholds()
 
     def ask(self, request: Request) -> Decision:
         """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""
+        return self._ask(request, Fallback(self._chosen, self._default))
+
+    def _ask(self, request: Request, scoring: Fallback) -> Decision:
         clock = Clock()
-        reading = read(self._index, self._reranker, request, clock)
-        return self._timed(decide(self._index, reading, self._thresholds, clock), clock)
+        reading = read(self._index, scoring, request, clock)
+        return _told(decide(self._index, reading, self._thresholds, clock), clock, scoring)
 
     def answer(self, pending: Pending, text: str) -> Decision:
         """Settle a pending question by an option's id, label or number, or by free text; never asks again.
@@ -102,19 +108,19 @@ class CheckIn:
         offered = [each for option in pending.options for each in option.checkpoint_ids]
         if not offered or not any(each in self._index.by_id for each in offered):
             raise RequestError("The options of that question are no longer in the catalogue; type the request again.")
-        clock = Clock()
-        reading = read(self._index, self._reranker, pending.request, clock)
+        clock, scoring = Clock(), Fallback(self._chosen, self._default)
+        reading = read(self._index, scoring, pending.request, clock)
         asked = self._asked_slot(reading, offered)
         option = clicked(text, pending.options)
         if option is not None and option.id == NONE_OF_THESE:
-            return self._timed(self._rest(reading, asked, set(offered), clock), clock)
+            return _told(self._rest(reading, asked, set(offered), clock), clock, scoring)
         if option is None and not indifferent(text):
-            return self._typed(reading, asked, text, clock)
+            return self._typed(reading, asked, text, clock, scoring)
         ids = option.checkpoint_ids if option else offered
         kept = [item for item in asked.candidates if item.checkpoint.id in ids]
         if not kept:
             raise RequestError("That option is no longer in the catalogue; type the request again.")
-        return self._timed(self._settle(reading, asked, kept[0], reading.intent, clock), clock)
+        return _told(self._settle(reading, asked, kept[0], reading.intent, clock), clock, scoring)
 
     def choose(self, request: Request, checkpoint_id: str) -> Selection:
         """The user picked a checkpoint: write the prompt for it. Raises UnknownCheckpointError for an unknown id."""
@@ -127,25 +133,25 @@ class CheckIn:
         chosen = selection(intent, [checkpoint], 1.0, f"{label_of(checkpoint)}: chosen by you.", (), clock)
         return replace(chosen, timings_ms=clock.read(*STAGES))
 
-    def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock) -> Decision:
+    def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock, scoring: Fallback) -> Decision:
         """Rerank the question's candidates by the answer, on top of what the request said."""
         said = replace(reading.request, text=with_digits(text))
         intent = parse(said, self._index.bases, self._index.nouns)
         rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
-        if self._unrelated(intent, asked, clock):
-            return self.ask(replace(reading.request, text=text))
+        if self._unrelated(intent, asked, clock, scoring):
+            return self._ask(replace(reading.request, text=text), scoring)
         with clock.stage("rerank"):
-            logits, reasons = self._reranker.score(intent, rescored)
+            logits, reasons = scoring.score(intent, rescored)
             before = {item.checkpoint.id: item.rerank for item in asked.candidates}
             joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
             fitting = [at for at, item in enumerate(rescored) if allowed(item.checkpoint, intent, reading.request.base)]
             kept = fitting or range(len(rescored))
             rescored, joint = [rescored[at] for at in kept], [joint[at] for at in kept]
-            ranking = weigh(self._index, self._reranker, asked.intent, rescored, joint, [reasons[at] for at in kept])
+            ranking = weigh(self._index, scoring, asked.intent, rescored, joint, [reasons[at] for at in kept])
         meant = _together(reading.intent, intent)
-        return self._timed(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock)
+        return _told(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock, scoring)
 
-    def _unrelated(self, intent: Intent, asked: Ranking, clock: Clock) -> bool:
+    def _unrelated(self, intent: Intent, asked: Ranking, clock: Clock, scoring: Fallback) -> bool:
         """Whether an answer is a request of its own: it says nothing of the candidates, or surely means another."""
         if intent.base or intent.kind or intent.version or intent.time_range or intent.negatives:
             return False
@@ -155,7 +161,7 @@ class CheckIn:
         covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
         if max(covers, default=0.0) < _UNRELATED:
             return True
-        fresh = rank(self._index, self._reranker, intent, None, clock)
+        fresh = rank(self._index, scoring, intent, None, clock)
         known = {profile.group for profile in profiles}
         return sure(fresh, self._thresholds) and fresh.none < 0.5 and fresh.models[0].group not in known
 
@@ -203,9 +209,10 @@ class CheckIn:
             return None
         return reading.parts[1] if asked is reading.parts[0] else reading.parts[0]
 
-    @staticmethod
-    def _timed(decision: Decision, clock: Clock) -> Decision:
-        return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES))
+
+def _told(decision: Decision, clock: Clock, scoring: Fallback) -> Decision:
+    """The decision with its timings and what its reranker remarks."""
+    return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES), remarks=scoring.remarks)
 
 
 def _together(request: Intent, answer: Intent) -> Intent:

@@ -9,6 +9,7 @@ from personalq.checkin.clock import Clock
 from personalq.checkin.intent import remaining
 from personalq.checkin.profile import Profile
 from personalq.checkin.ranking import Ranking, rank
+from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.words import content_words, likeness
@@ -23,7 +24,8 @@ def slots(
     if split is None:
         return None
     subject, style = split
-    return rank(index, reranker, subject, loaded, clock), rank(index, reranker, style, loaded, clock)
+    scoring = reranker.for_slots if isinstance(reranker, Fallback) else reranker
+    return rank(index, scoring, subject, loaded, clock), rank(index, scoring, style, loaded, clock)
 
 
 def by_phrase(intent: Intent) -> tuple[Intent, Intent] | None:

@@ -87,8 +87,9 @@ class Desk:
 
     def _make_checkin(self) -> CheckIn:
         from personalq.checkin.dialogue import CheckIn
+        from personalq.checkin.rerank.choose import chosen
 
-        return CheckIn(self.catalog.checkpoints, cache=self.settings.cache)
+        return CheckIn(self.catalog.checkpoints, cache=self.settings.cache, reranker=chosen(self.settings))
 
     def _make_engine(self) -> Engine:
         from personalq.backend.engine import Engine

@@ -64,11 +64,15 @@ def options(decision: Decision) -> dict[str, str]:
 def reply(decision: Decision) -> str:
     """The reply in words, unescaped."""
     if isinstance(decision, Question):
-        return decision.text
+        return "\n".join((decision.text, *_notes(decision.remarks)))
     if isinstance(decision, NoMatch):
         tail = " The closest ones are listed as weak matches: pick one, or choose below." if decision.nearest else ""
-        return f"{decision.why}{tail}"
-    return "\n".join((decision.why, *(f"Note: {warning}" for warning in decision.warnings)))
+        return "\n".join((f"{decision.why}{tail}", *_notes(decision.remarks)))
+    return "\n".join((decision.why, *_notes((*decision.warnings, *decision.remarks))))
+
+
+def _notes(remarks: Iterable[str]) -> list[str]:
+    return [f"Note: {remark}" for remark in remarks]
 
 
 def cards(decision: Decision) -> list[dict[str, str]]:
