@@ -36,6 +36,7 @@ class Encoder:
     """Texts to unit vectors of width 384; document vectors are kept in `cache` by the hash of their text."""
 
     def __init__(self, cache: Path | None = None) -> None:
+        self.width = WIDTH
         self._file = cache / f"{MODEL}.npz" if cache else None
         self._model: SentenceTransformer | None = None
         self._queries: OrderedDict[str, Vectors] = OrderedDict()

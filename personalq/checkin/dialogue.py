@@ -88,6 +88,14 @@ class CheckIn:
         self._chosen = reranker or self._default
         self._thresholds = thresholds or Thresholds()
 
+    def add(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Make checkpoints findable from the next request on; nothing else is encoded again. Known ids are kept."""
+        self._index.add(checkpoints)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Forget checkpoints from the next request on; unknown ids are left out."""
+        self._index.remove(ids)
+
     def ask(self, request: Request) -> Decision:
         """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""
         return self._ask(request, Fallback(self._chosen, self._default))

@@ -1,48 +1,41 @@
-"""Ranked lists into one list of candidates. It knows rows of numbers and phrases, not how they were scored."""
+"""Ranked lists into one short list. It knows rows and numbers, not how they were scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from personalq.checkin.profile import Profile, spaced
+from personalq.checkin.stores.protocol import Ranked, Rows, Scores
 
 TOP = 30
 _K = 60
-_SHORTEST_NAME = 3
+_HEADS = 301
+"""How far down a list the best `TOP` of the fusion can stand: the best 30 of one list have at least 1 / 90, a row
+below rank 301 in all four at most 4 / 362."""
 
 
-def reciprocal_ranks(lists: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-    """Reciprocal rank fusion, Σ 1 / (60 + rank), shape (N,); a document scored 0 by a list takes nothing from it.
+def reciprocal_ranks(lists: Sequence[Ranked], size: int) -> Scores:
+    """Reciprocal rank fusion, Σ 1 / (60 + rank), shape (size,); a row that a list scores 0 takes nothing from it.
 
     Cormack, Clarke and Büttcher, SIGIR 2009. Good for recall only: the values say nothing about "no match".
     """
-    fused = np.zeros(len(lists[0])) if lists else np.zeros(0)
-    for scores in lists:
-        order = np.argsort(-scores, kind="stable")
-        ranks = np.empty(len(scores), dtype=np.float64)
-        ranks[order] = np.arange(1, len(scores) + 1)
-        fused += np.where(scores > 0, 1.0 / (_K + ranks), 0.0)
+    fused = np.zeros(size)
+    for ranked in lists:
+        found = ranked.rows[: int(np.count_nonzero(ranked.scores > 0))]
+        fused[found] += 1.0 / (_K + np.arange(1, len(found) + 1))
     return fused
 
 
-def exact_hits(text: str, profiles: Sequence[Profile]) -> list[int]:
-    """The checkpoints one of whose names, aliases or triggers stands in `text`, whole."""
-    within = spaced(text)
-    return [
-        row
-        for row, profile in enumerate(profiles)
-        if any(len(phrase) - 2 >= _SHORTEST_NAME and phrase in within for phrase in profile.phrases)
-    ]
-
-
-def shortlist(fused: NDArray[np.float64], lists: Sequence[NDArray[np.floating]], hits: Sequence[int]) -> list[int]:
+def shortlist(fused: Scores, lists: Sequence[Ranked], hits: Rows) -> Rows:
     """The `TOP` best rows of the fusion, the best few of each list, and every exact hit (capped), best first."""
-    chosen = dict.fromkeys(int(row) for row in np.argsort(-fused, kind="stable")[:TOP])
-    for scores in lists:
-        chosen.update(dict.fromkeys(int(row) for row in np.argsort(-scores, kind="stable")[: TOP // 3]))
-    best_hits = sorted(hits, key=lambda row: -fused[row])[:TOP]
-    chosen.update(dict.fromkeys(best_hits))
-    return sorted(chosen, key=lambda row: -fused[row])
+    heads = np.unique(np.concatenate([ranked.rows[:_HEADS] for ranked in lists]))
+    best = _by(fused, heads)[:TOP]
+    chosen = np.concatenate([best, *(ranked.rows[: TOP // 3] for ranked in lists), _by(fused, hits)[:TOP]])
+    once = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
+    return _by(fused, once)
+
+
+def _by(fused: Scores, rows: Rows) -> Rows:
+    ordered: Rows = rows[np.argsort(-fused[rows], kind="stable")]
+    return ordered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,7 +52,7 @@ class Profile:
             group=checkpoint.group_id or checkpoint.id,
             names=names,
             called=tuple(tuple(_telling(name)) for name in (checkpoint.name, *checkpoint.aliases) if _telling(name)),
-            phrases=tuple(dict.fromkeys(spaced(name) for name in callable_names if spaced(name))),
+            phrases=phrases(checkpoint),
             strong=strong,
             middle=middle - strong,
             weak=weak - strong - middle,
@@ -66,6 +67,34 @@ class Profile:
             strong = max(strong, 0.9)
         anywhere = max(strong, 0.9 * (word in self.middle), 0.75 * (word in self.weak), 0.75 * (word in self.version))
         return strong, anywhere
+
+
+class Profiles(dict[str, Profile]):
+    """Profiles by checkpoint id, read when first asked for; the `KEPT` read last are kept.
+
+    `in` asks whether there is such a checkpoint, not whether its profile has been read.
+    """
+
+    KEPT = 4096
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        super().__init__()
+        self._checkpoints = checkpoints
+
+    def __missing__(self, identifier: str) -> Profile:
+        profile = self[identifier] = Profile.of(self._checkpoints[identifier])
+        while len(self) > self.KEPT:
+            del self[next(iter(self))]
+        return profile
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._checkpoints
+
+
+def phrases(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Name, aliases and triggers as folded text with a space at either end, each once."""
+    folded = (spaced(name) for name in (checkpoint.name, *checkpoint.aliases, *checkpoint.triggers))
+    return tuple(dict.fromkeys(phrase for phrase in folded if phrase))
 
 
 def spaced(text: str) -> str:

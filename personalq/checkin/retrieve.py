@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from personalq.catalog.document import search_text
-from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.dense import Encoder, Progress
-from personalq.checkin.fuse import exact_hits, reciprocal_ranks, shortlist
+from personalq.checkin.fuse import reciprocal_ranks, shortlist
 from personalq.checkin.intent import remaining
-from personalq.checkin.lexical import Lexical
-from personalq.checkin.profile import Profile, body, title
+from personalq.checkin.profile import Profiles, body, phrases, title
+from personalq.checkin.stores.memory import MemoryStore
+from personalq.checkin.stores.protocol import Entry, Filter, Query, Rows, Scores, Store
 from personalq.checkin.words import stem, words
 from personalq.records import Candidate, Checkpoint, Intent
 
@@ -23,94 +26,174 @@ from personalq.records import Candidate, Checkpoint, Intent
 def allowed(checkpoint: Checkpoint, intent: Intent, loaded: str | None) -> bool:
     """False for another base than the one loaded or asked for, and for another kind where the kind asked for is not
     simply "lora", which people say of any checkpoint. An unknown base is allowed."""
-    if fits(checkpoint.base, loaded) is False or fits(checkpoint.base, intent.base) is False:
-        return False
-    return intent.kind in (None, "lora", checkpoint.kind)
+    wanted = _filter(intent, loaded)
+    return wanted.base(checkpoint.base) and wanted.allows(checkpoint.kind)
 
 
 class Index:
     """Everything that can be known of a catalogue before a request. Duplicate ids keep the first record."""
 
     def __init__(
-        self, checkpoints: Sequence[Checkpoint], cache: Path | None = None, on_progress: Progress | None = None
+        self, checkpoints: Iterable[Checkpoint], cache: Path | None = None, on_progress: Progress | None = None
     ) -> None:
-        unique: dict[str, Checkpoint] = {}
-        for checkpoint in checkpoints:
-            unique.setdefault(checkpoint.id, checkpoint)
-        self.checkpoints = list(unique.values())
-        self.profiles = [Profile.of(checkpoint) for checkpoint in self.checkpoints]
-        self.by_id = {profile.checkpoint.id: profile for profile in self.profiles}
-        self.bases = tuple(sorted({checkpoint.base for checkpoint in self.checkpoints if checkpoint.base}))
-        self.nouns = frozenset(
-            stem(noun) for checkpoint in self.checkpoints for noun in words(checkpoint.class_noun or "", glued=False)
-        )
-        self._row = {checkpoint.id: row for row, checkpoint in enumerate(self.checkpoints)}
-        self._members: dict[str, list[Profile]] = {}
-        for profile in self.profiles:
-            self._members.setdefault(profile.group, []).append(profile)
-        self._lexical = Lexical([search_text(checkpoint) for checkpoint in self.checkpoints])
+        self._lock = threading.RLock()
+        self._records: dict[str, Checkpoint] = {}
+        self._groups: dict[str, dict[str, None]] = {}
+        self._bases: Counter[str] = Counter()
+        self._nouns: Counter[str] = Counter()
+        self._said: tuple[tuple[str, ...], frozenset[str]] | None = None
+        self.by_id = Profiles(self._records)
         self._encoder = Encoder(cache)
-        texts = [title(checkpoint) for checkpoint in self.checkpoints] + [body(item) for item in self.checkpoints]
-        vectors = self._encoder.documents(texts, on_progress)
-        self._titles, self._bodies = vectors[: len(self.checkpoints)], vectors[len(self.checkpoints) :]
-        if texts:
+        self._store: Store = MemoryStore(self._encoder.width)
+        self.add(checkpoints, on_progress)
+        if self._records:
             self._encoder.query("ready")
+
+    @property
+    def checkpoints(self) -> Collection[Checkpoint]:
+        """Every checkpoint, in the order it came."""
+        return self._records.values()
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The base models of the catalogue, by name."""
+        return self._vocabulary()[0]
+
+    @property
+    def nouns(self) -> frozenset[str]:
+        """The stems of the catalogue's class nouns."""
+        return self._vocabulary()[1]
+
+    @property
+    def store(self) -> Store:
+        """Where rows are found; `store.name` says which kind."""
+        return self._store
 
     @property
     def rarity(self) -> Callable[[str], float]:
         """The idf of a word in this catalogue."""
-        return self._lexical.rarity
+        return self._store.rarity
 
     def members(self, group: str) -> tuple[Checkpoint, ...]:
         """All versions of one model."""
-        return tuple(profile.checkpoint for profile in self._members.get(group, ()))
+        return tuple(self._records[identifier] for identifier in self._groups.get(group, ()))
+
+    def add(self, checkpoints: Iterable[Checkpoint], on_progress: Progress | None = None) -> None:
+        """Make checkpoints findable at once; ids that are known already keep their first record."""
+        new: dict[str, Checkpoint] = {}
+        for checkpoint in checkpoints:
+            if checkpoint.id not in self._records:
+                new.setdefault(checkpoint.id, checkpoint)
+        if not new:
+            return
+        entries = [_entry(checkpoint) for checkpoint in new.values()]
+        texts = [title(checkpoint) for checkpoint in new.values()] + [body(checkpoint) for checkpoint in new.values()]
+        vectors = self._encoder.documents(texts, on_progress)
+        with self._lock:
+            self._store.add(entries, vectors[: len(new)], vectors[len(new) :])
+            for checkpoint in new.values():
+                self._note(checkpoint)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Forget checkpoints; unknown ids are left out."""
+        with self._lock:
+            gone = [identifier for identifier in dict.fromkeys(ids) if identifier in self._records]
+            self._store.remove(gone)
+            for identifier in gone:
+                self._forget(self._records.pop(identifier))
 
     def candidates(self, intent: Intent, loaded: str | None, clock: Clock) -> list[Candidate]:
         """The short list for one slot, best first, of the checkpoints that are `allowed`.
 
         Adds the milliseconds of `lexical`, `dense` and `fuse` to `clock`.
         """
-        if not self.checkpoints:
+        if not self._records:
             return []
-        text = remaining(intent)
-        scores = self._scores(text, clock)
-        with clock.stage("fuse"):
-            usable = np.asarray([allowed(checkpoint, intent, loaded) for checkpoint in self.checkpoints])
-            lists = [np.where(usable, each, 0.0) for each in scores]
-            fused = reciprocal_ranks(lists)
-            hits = exact_hits(text, self.profiles)
-            rows = [row for row in shortlist(fused, lists, hits) if usable[row]]
-            return self._gather(text, rows, scores, fused)
+        query = self._query(intent, loaded, clock)
+        with self._lock:
+            found = self._store.search(query, clock)
+            with clock.stage("fuse"):
+                fused = reciprocal_ranks(found.lists, self._store.size)
+                rows = self._usable(shortlist(fused, found.lists, found.hits), query.wanted)
+                return self._gather(query.text, rows, found.scores(rows), fused[rows])
 
     def rescore(self, intent: Intent, ids: Sequence[str], clock: Clock) -> list[Candidate]:
         """The checkpoints `ids`, in their order, scored for another text. Unknown ids are left out."""
+        query = replace(self._query(intent, None, clock), wanted=Filter())
+        with self._lock:
+            found = self._store.search(query, clock)
+            fused = reciprocal_ranks(found.lists, self._store.size)
+            rows = np.asarray(self._store.rows(ids), dtype=np.int64)
+            return self._gather(query.text, rows, found.scores(rows), fused[rows])
+
+    def _query(self, intent: Intent, loaded: str | None, clock: Clock) -> Query:
         text = remaining(intent)
-        scores = self._scores(text, clock)
-        rows = [self._row[wanted] for wanted in ids if wanted in self._row]
-        return self._gather(text, rows, scores, reciprocal_ranks(scores))
-
-    def _scores(self, text: str, clock: Clock) -> list[NDArray[np.float64]]:
-        """BM25 over words and grams, cosines of titles and bodies; four arrays of shape (N,)."""
-        with clock.stage("lexical"):
-            found = [self._lexical.by_words(text), self._lexical.by_grams(text)]
         with clock.stage("dense"):
-            query = self._encoder.query(text)
-            found += [(vectors @ query).astype(np.float64) for vectors in (self._titles, self._bodies)]
-        return found
+            return Query(text, self._encoder.query(text), _filter(intent, loaded))
 
-    def _gather(
-        self, text: str, rows: Sequence[int], scores: Sequence[NDArray[np.float64]], fused: NDArray[np.float64]
-    ) -> list[Candidate]:
-        best_words, best_grams = self._lexical.ceilings(text)
-        by_words, by_grams, titles, bodies = scores
+    def _usable(self, rows: Rows, wanted: Filter) -> Rows:
+        """The rows a filter allows. A list with few matches goes on with rows that match nothing, allowed or not."""
+        found = [self._records[self._store.id(row)] for row in rows.tolist()]
+        return rows[[wanted.base(each.base) and wanted.allows(each.kind) for each in found]]
+
+    def _gather(self, text: str, rows: Rows, scores: Scores, fused: Scores) -> list[Candidate]:
+        best_words, best_grams = self._store.ceilings(text)
         return [
             Candidate(
-                checkpoint=self.checkpoints[row],
-                lexical=float(by_words[row]) / best_words,
-                grams=float(by_grams[row]) / best_grams,
-                dense=float(titles[row]),
-                body=float(bodies[row]),
-                fused=float(fused[row]),
+                checkpoint=self._records[self._store.id(row)],
+                lexical=by_words / best_words,
+                grams=by_grams / best_grams,
+                dense=by_title,
+                body=by_body,
+                fused=together,
             )
-            for row in rows
+            for row, (by_words, by_grams, by_title, by_body), together in zip(
+                rows.tolist(), scores.tolist(), fused.tolist(), strict=True
+            )
         ]
+
+    def _vocabulary(self) -> tuple[tuple[str, ...], frozenset[str]]:
+        """Bases and nouns, worked out again only after the catalogue changed."""
+        with self._lock:
+            if self._said is None:
+                self._said = tuple(sorted(self._bases)), frozenset(stem(noun) for noun in self._nouns)
+            return self._said
+
+    def _note(self, checkpoint: Checkpoint) -> None:
+        self._records[checkpoint.id] = checkpoint
+        self._groups.setdefault(_group(checkpoint), {})[checkpoint.id] = None
+        self._bases.update(_bases(checkpoint))
+        self._nouns.update(_nouns(checkpoint))
+        self._said = None
+
+    def _forget(self, checkpoint: Checkpoint) -> None:
+        self.by_id.pop(checkpoint.id, None)
+        del self._groups[_group(checkpoint)][checkpoint.id]
+        if not self._groups[_group(checkpoint)]:
+            del self._groups[_group(checkpoint)]
+        self._bases -= Counter(_bases(checkpoint))
+        self._nouns -= Counter(_nouns(checkpoint))
+        self._said = None
+
+
+def _filter(intent: Intent, loaded: str | None) -> Filter:
+    return Filter(loaded, intent.base, intent.kind)
+
+
+def _group(checkpoint: Checkpoint) -> str:
+    return checkpoint.group_id or checkpoint.id
+
+
+def _bases(checkpoint: Checkpoint) -> list[str]:
+    return [checkpoint.base] if checkpoint.base else []
+
+
+def _nouns(checkpoint: Checkpoint) -> list[str]:
+    return words(checkpoint.class_noun or "", glued=False)
+
+
+def _entry(checkpoint: Checkpoint) -> Entry:
+    text, names = search_text(checkpoint), phrases(checkpoint)
+    told = (text, title(checkpoint), body(checkpoint), names, checkpoint.base, checkpoint.kind)
+    fingerprint = hashlib.sha256(repr(told).encode(errors="surrogatepass")).hexdigest()[:32]
+    return Entry(checkpoint.id, text, names, checkpoint.base, checkpoint.kind, fingerprint)
