@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from personalq.records import Kind
 
@@ -24,6 +24,7 @@ Source = Literal[
     "peft",
     "diffusers",
     "weights",
+    "hub",
 ]
 
 
@@ -66,6 +67,9 @@ class Facts:
     """SHA-256 of those weights in lower-case hex, whole or at least its first 10 digits."""
 
 
+TUPLES = frozenset(field.name for field in fields(Facts) if str(field.type).startswith("tuple"))
+
+
 @dataclass(frozen=True)
 class Reading:
     """Everything read from one file: facts, what was wrong with it, and the digest when it holds weights."""
@@ -73,6 +77,19 @@ class Reading:
     facts: tuple[Facts, ...] = ()
     problems: tuple[str, ...] = ()
     sha256: str | None = None
+
+
+def from_saved(value: Any) -> Reading | None:
+    """The reading that `asdict` and JSON made `value` of; None when it is not of that form."""
+    try:
+        return Reading(tuple(map(_facts, value["facts"])), tuple(value["problems"]), value["sha256"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _facts(item: dict[str, Any]) -> Facts:
+    values: dict[str, Any] = {key: tuple(value) if key in TUPLES else value for key, value in item.items()}
+    return Facts(**values)
 
 
 def usable_weight(value: float | None) -> float | None:

@@ -22,7 +22,7 @@ TRIGGER_ORDER: tuple[Source, ...] = (
 # Who is asked first for names, descriptions, licences and versions.
 TEXT_ORDER: tuple[Source, ...] = (
     "lora-manager", "civitai", "cm-info", "card", "invokeai", "draw-things", "space-list", "ai-horde", "a1111",
-    "modelspec", "peft", "kohya", "embedding", "header-token", "diffusers", "weights",
+    "modelspec", "peft", "kohya", "embedding", "header-token", "diffusers", "hub", "weights",
 )  # fmt: skip
 MAX_TRIGGERS, MAX_TAGS, MAX_ALIASES, MAX_PROMPTS = 40, 40, 10, 5
 MAX_NAME, MAX_TAG, MAX_PROMPT = 200, 60, 300  # characters

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from personalq.catalog import identity, sidecar, units, weights
 from personalq.catalog.bases import normal_base
 from personalq.catalog.facts import Reading
 from personalq.catalog.match import gathered
+from personalq.catalog.memory import Tally
 from personalq.catalog.merge import merge
 from personalq.catalog.tree import PIPELINE, Tree, walk
 from personalq.catalog.untrusted import Fields, decode, parse_json, read_limited
@@ -38,6 +39,8 @@ class Catalog:
     bases: tuple[Path, ...] = ()
     """Folders of base models."""
     problems: tuple[Problem, ...] = ()
+    tally: Tally = field(default=Tally(), compare=False)
+    """What was new or read again, when the catalogue came through an index."""
 
     def by_id(self, id_: str) -> Checkpoint:
         """The checkpoint with this id. Raises UnknownCheckpointError, which names the ids that come near."""
