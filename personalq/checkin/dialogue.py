@@ -72,7 +72,8 @@ class CheckIn:
 
     The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
-    what)` is called while new ones are computed.
+    what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, None the
+    packaged one.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class CheckIn:
         reranker: Reranker | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
         thresholds: Thresholds | None = None,
+        encoder: str | None = None,
     ) -> None:
-        self._index = Index(checkpoints, cache, on_progress)
+        self._index = Index(checkpoints, cache, on_progress, encoder)
         self._default = Embedded(self._index.by_id, self._index.rarity)
         self._chosen = reranker or self._default
         self._thresholds = thresholds or Thresholds()
