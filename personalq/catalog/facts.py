@@ -8,6 +8,7 @@ from typing import Any, Literal
 from personalq.records import Kind
 
 Source = Literal[
+    "user",
     "a1111",
     "lora-manager",
     "cm-info",
@@ -63,6 +64,8 @@ class Facts:
     """Whether the facts may be matched by lying beside the weights with the same stem."""
     names: tuple[str, ...] = ()
     """File names of the weights these facts are about."""
+    folder: str = ""
+    """Name of the repository these facts are about: of weights with an everyday file name, only those below it."""
     hashes: tuple[str, ...] = ()
     """SHA-256 of those weights in lower-case hex, whole or at least its first 10 digits."""
 
