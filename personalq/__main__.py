@@ -259,7 +259,13 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
     from personalq.checkin.rerank.choose import chosen
 
     with Bar() as bar:
-        checkin = CheckIn(catalog.checkpoints, cache=settings.cache, reranker=chosen(settings), on_progress=bar.tell)
+        checkin = CheckIn(
+            catalog.checkpoints,
+            cache=settings.cache,
+            reranker=chosen(settings),
+            on_progress=bar.tell,
+            encoder=settings.encoder,
+        )
     request = Request(text, base=base)
     decision = checkin.ask(request)
     if isinstance(decision, Question) and answer is not None:
