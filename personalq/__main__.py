@@ -156,7 +156,7 @@ def index(
             {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
         ],
         "bases": [str(path) for path in catalog.bases],
-        "problems": [{"path": str(problem.path), "reason": problem.reason} for problem in catalog.problems],
+        "problems": [{"path": problem.place, "reason": problem.reason} for problem in catalog.problems],
         "summary": vars(catalog.tally) | {"checkpoints": len(catalog.checkpoints), "problems": len(catalog.problems)},
     }
     report(result, as_json, lambda _: index_text(catalog))
@@ -259,7 +259,7 @@ def load_catalog(settings: Settings) -> Catalog:
     with Bar() as bar:
         catalog = load(settings.repo, settings.cache, bar.tell)
     for problem in catalog.problems:
-        note(f"{problem.path}: {problem.reason}")
+        note(str(problem))
     if catalog.tally.trouble:
         note(catalog.tally.trouble)
     return catalog

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from catalog_files import LORA, UNET, card, raw, weights, write
@@ -144,3 +145,11 @@ def test_folders_deeper_than_anyone_makes_them_are_read(tmp_path):
     weights(folder / "fox.safetensors")
     weights(folder / "unet" / "diffusion_pytorch_model.safetensors", UNET)
     assert {item.kind for item in scan(tmp_path).checkpoints} == {"lora", "dreambooth"}
+
+
+def test_names_of_files_that_no_terminal_should_see_are_shown_as_escapes(tmp_path):
+    (tmp_path / "a\x1b[2J\u202eb.safetensors").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors")).write_bytes(b"")
+    shown = [str(problem) for problem in scan(tmp_path).problems]
+    assert len(shown) == 2 and all(text.isprintable() for text in shown)
+    assert "\\x1b[2J\\u202eb.safetensors: It ends before" in "".join(shown) and "\\udcff" in "".join(shown)
