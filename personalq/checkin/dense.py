@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ Progress = Callable[[int, int, str], None]
 WIDTH = 384
 """Of the packaged model's vectors."""
 _BATCH = 32
+_SHORT = 40
+"""Characters; between texts shorter than this the difference costs nothing."""
 _QUERIES_KEPT = 512
 _KEPT_AT_ONCE = 1024
 """New vectors between two writes to the cache: what a crash can lose."""
@@ -32,8 +34,12 @@ _KEPT_AT_ONCE = 1024
 class Encoder:
     """Texts to unit vectors, of the packaged model or of `model`, a sentence-transformers folder or Hub id.
 
-    Document vectors are kept under `cache` by encoder and text. Raises ModelError when `model` cannot be found.
+    Document vectors are kept under `cache` by encoder and text, while `keeping`. Raises ModelError when `model` cannot
+    be found.
     """
+
+    keeping = True
+    """Whether new vectors go to the cache; a store that keeps them itself has no need of it."""
 
     def __init__(self, cache: Path | None = None, model: str | None = None) -> None:
         self._source = find(model)
@@ -78,10 +84,10 @@ class Encoder:
             known = self._cache.get(distinct) if self._cache else {}
         missing = sorted((text for text in distinct if text not in known), key=len)
         fresh: list[tuple[str, Vectors]] = []
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
+        done = 0
+        for batch in _batches(missing):
             fresh += zip(batch, self._encode(batch), strict=True)
-            done = start + len(batch)
+            done += len(batch)
             if on_progress:
                 on_progress(done, len(missing), "describing checkpoints")
             if len(fresh) >= _KEPT_AT_ONCE or done == len(missing):
@@ -98,7 +104,7 @@ class Encoder:
         return np.asarray(found, dtype=np.float32)
 
     def _keep(self, fresh: Sequence[tuple[str, Vectors]]) -> None:
-        if self._cache:
+        if self._cache and self.keeping:
             with self._lock:
                 self._cache.put([text for text, _ in fresh], np.stack([vector for _, vector in fresh]))
 
@@ -107,3 +113,15 @@ class Encoder:
             if self._model is None:
                 self._model = self._source.load()
             return self._model
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts sorted by length in batches of like length: every text of a batch costs as much as its longest."""
+    batch: list[str] = []
+    for text in texts:
+        if batch and (len(batch) == _BATCH or len(text) > 2 * len(batch[0]) + _SHORT):
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch

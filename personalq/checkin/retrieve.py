@@ -54,6 +54,7 @@ class Index:
         unique = _unique(checkpoints)
         folder = cache / "stores" / _place(unique.values()) if cache else None
         self._store = open_store(store, len(unique), self.encoder.width, self.encoder.identity, folder)
+        self.encoder.keeping = not self._store.keeps_vectors
         self._fill(unique, on_progress)
         if self._records:
             self.encoder.query("ready")
@@ -144,7 +145,8 @@ class Index:
         for start in range(0, len(new), self._store.piece):
             piece = new[start : start + self._store.piece]
             texts = [title(checkpoint) for checkpoint in piece] + [body(checkpoint) for checkpoint in piece]
-            vectors = self.encoder.documents(texts, _shifted(on_progress, 2 * start, 2 * len(piece), 2 * len(new)))
+            told = _shifted(on_progress, 2 * start, 2 * len(piece), 2 * len(new))
+            vectors = self.encoder.documents(texts, told)
             entries = [_entry(checkpoint) for checkpoint in piece]
             with self._lock:
                 self._store.add(entries, vectors[: len(piece)], vectors[len(piece) :])

@@ -70,6 +70,7 @@ class DiskStore:
 
     name = "disk: tantivy and FAISS"
     piece = 4096
+    keeps_vectors = True
 
     def __init__(self, folder: Path, width: int, encoder: str) -> None:
         self._folder = folder
@@ -181,7 +182,7 @@ class DiskStore:
                 self._load(found or Manifest(self._manifest.encoder, self._manifest.width))
                 raise
         finally:
-            self._text.close()
+            self._text.release()
 
     def _append(self, lines: bytes) -> None:
         with (self._folder / "rows.jsonl").open("ab") as out:

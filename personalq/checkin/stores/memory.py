@@ -20,6 +20,7 @@ class MemoryStore:
 
     name = "memory"
     piece = 1 << 20
+    keeps_vectors = False
 
     def __init__(self, width: int) -> None:
         self._register = Register()

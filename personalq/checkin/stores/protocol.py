@@ -99,6 +99,8 @@ class Store(Protocol):
     name: str
     piece: int
     """How many checkpoints to add at a time, where there are many."""
+    keeps_vectors: bool
+    """Whether vectors are there again after a restart, so that nobody else need keep them."""
 
     def __len__(self) -> int:
         """The checkpoints that can be found."""

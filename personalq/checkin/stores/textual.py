@@ -6,9 +6,11 @@ lengths rounded to a byte; `ceilings` uses its k1, so that shares of a ceiling s
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,9 @@ _LONGEST = 8
 """Words of the longest name or trigger found as an exact hit."""
 _HEAP = 64 << 20
 _SPLIT = "runs"
+PATIENCE = 20.0
+"""Seconds to wait for another writer, which may only be merging."""
+_AGAIN = 0.02
 _NONE: Rows = np.zeros(0, dtype=np.int64)
 
 
@@ -48,21 +53,29 @@ class TextIndex:
         self._index.register_tokenizer(_SPLIT, analyzer)
         self._folder = folder
         self._writer: Any = None
+        self._merging: threading.Thread | None = None
         self._searcher = self._index.searcher()
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
     def open_writer(self) -> None:
-        """Become the only process that writes. Raises CatalogError when another one does."""
-        if self._writer is None:
+        """Become the only one that writes, once merges under way are done. Raises CatalogError when another one is."""
+        if self._writer is not None:
+            return
+        self.close()
+        until = monotonic() + PATIENCE
+        while True:
             try:
                 self._writer = self._index.writer(heap_size=_HEAP, num_threads=1)
+                return
             except ValueError as busy:
-                raise CatalogError(
-                    f"Another process is changing the index at {self._folder} ({busy}); close it, or choose another "
-                    "cache folder."
-                ) from None
+                if monotonic() > until:
+                    raise CatalogError(
+                        f"Another process is changing the index at {self._folder} ({busy}); close it, or choose "
+                        "another cache folder."
+                    ) from None
+                sleep(_AGAIN)
 
     def add(self, first: int, entries: Sequence[Entry]) -> None:
         """Index entries in the rows from `first` on."""
@@ -137,11 +150,19 @@ class TextIndex:
         """The idf of a word."""
         return self._rarity("words", word)
 
-    def close(self) -> None:
-        """Wait for merges and let another process write."""
+    def release(self) -> None:
+        """Let another process write as soon as the merges under way are done, without waiting for them."""
         if self._writer is not None:
-            self._writer.wait_merging_threads()
+            self._merging = threading.Thread(target=self._writer.wait_merging_threads)
             self._writer = None
+            self._merging.start()
+
+    def close(self) -> None:
+        """Let another process write, now."""
+        self.release()
+        if self._merging is not None:
+            self._merging.join()
+            self._merging = None
 
     def _rarity(self, field: str, term: str) -> float:
         total = len(self)

@@ -11,6 +11,7 @@ import pytest
 
 from personalq.checkin.clock import Clock
 from personalq.checkin.profile import spaced
+from personalq.checkin.stores import textual
 from personalq.checkin.stores.disk import DiskStore, Manifest
 from personalq.checkin.stores.protocol import Entry, Query, Vectors
 from personalq.checkin.stores.squeezed import SqueezedVectors
@@ -134,13 +135,15 @@ def test_a_store_changed_elsewhere_does_not_write_over_it(tmp_path: Path) -> Non
     assert seen(opened(tmp_path))[0] == all_ids(31)
 
 
-def test_only_one_writes_at_a_time(tmp_path: Path) -> None:
+def test_only_one_writes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path)
     other = TextIndex(tmp_path / "text")
     other.open_writer()
+    monkeypatch.setattr(textual, "PATIENCE", 0.0)
     with pytest.raises(CatalogError, match="Another process"):
         store.add(entries(30, 31), drawn(1), drawn(1))
     other.close()
+    monkeypatch.undo()
     store.add(entries(30, 31), drawn(1), drawn(1))
     assert len(store) == 31
 
