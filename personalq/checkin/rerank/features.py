@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalq.checkin.bases import fits
+from personalq.checkin.commonness import strangeness
 from personalq.checkin.intent import remaining
 from personalq.checkin.nouns import SCENERY, class_of
 from personalq.checkin.profile import Profile, spaced
@@ -29,6 +30,9 @@ NAMES = (
     "exact",
     "noun",
     "rarest",
+    "strange_hit",
+    "strange_miss",
+    "unmet",
     "version",
     "version_words",
     "date",
@@ -49,12 +53,13 @@ NAMES = (
 """The features of a candidate, in the order of the columns."""
 
 _MATCHES = ("words", "grams", "title", "body", "subject_strong", "subject_anywhere", "all_strong", "all_anywhere")
-_OF_BEST = (*_MATCHES, "name_share", "exact", "noun", "rarest", "version", "date", "base", "kind", "negative")
+_OF_BEST = (*_MATCHES, "name_share", "exact", "noun", "rarest", "strange_hit", "strange_miss", "unmet", "version", "date", "base", "kind", "negative")
 _OF_ANY = ("words", "grams", "title", "body", "subject_anywhere", "rarest")
 EVIDENCE = (*(f"best_{name}" for name in _OF_BEST), *(f"peak_{name}" for name in _OF_ANY), "share")
 """What speaks against "none": features of the best candidate, of any candidate, and how far the best stands out."""
 
-_RETRIEVED = ("words", "grams", "title", "body")
+Matches = dict[str, tuple[float, float]]
+"""Of every word of a request, how well a checkpoint's names say it, and any of its fields."""
 
 _SCENERY_WEIGHT = 0.25
 _BLANKS = 5
@@ -87,7 +92,14 @@ class Asked:
 
 def table(asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile]) -> NDArray[np.float64]:
     """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral."""
-    rows = [_row(asked, candidate, profile) for candidate, profile in zip(candidates, profiles, strict=True)]
+    matches = [
+        {word: profile.match(word) for word in {**asked.everything, **asked.subject}} for profile in profiles
+    ]
+    unmet = _unmet(asked, matches)
+    rows = [
+        _row(asked, candidate, profile, found, unmet)
+        for candidate, profile, found in zip(candidates, profiles, matches, strict=True)
+    ]
     return compare(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)))
 
 
@@ -115,9 +127,8 @@ def evidence(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray
     return np.asarray([*found, np.exp(logits[: len(rows)].max() - logits.max()) / np.exp(logits - logits.max()).sum()])
 
 
-def _row(asked: Asked, candidate: Candidate, profile: Profile) -> list[float]:
+def _row(asked: Asked, candidate: Candidate, profile: Profile, matches: Matches, unmet: float) -> list[float]:
     intent, checkpoint = asked.intent, candidate.checkpoint
-    matches = {word: profile.match(word) for word in {**asked.everything, **asked.subject}}
     rarest = max(asked.subject, key=lambda word: asked.subject[word], default=None)
     values = {
         "words": candidate.lexical,
@@ -132,6 +143,9 @@ def _row(asked: Asked, candidate: Candidate, profile: Profile) -> list[float]:
         "exact": _exact(asked.within, profile),
         "noun": _noun(asked.noun, profile),
         "rarest": matches[rarest][1] if rarest else 0.0,
+        "strange_hit": max((matches[word][0] * strangeness(word) for word in asked.everything), default=0.0),
+        "strange_miss": max(((1 - matches[word][1]) * strangeness(word) for word in asked.subject), default=0.0),
+        "unmet": unmet,
         "version": version_fit(intent, checkpoint),
         "version_words": _version_words(asked, profile),
         "date": _date_fit(intent, checkpoint),
@@ -142,6 +156,14 @@ def _row(asked: Asked, candidate: Candidate, profile: Profile) -> list[float]:
         "personal": float(asked.personal and checkpoint.role == "subject" and bool(profile.classes)),
     }
     return [values.get(name, 0.0) for name in NAMES]
+
+
+def _unmet(asked: Asked, matches: Sequence[Matches]) -> float:
+    """The strangeness of the strangest word of the subject that no candidate says."""
+    return max(
+        (strangeness(word) * (1 - max(found[word][1] for found in matches)) for word in asked.subject if matches),
+        default=0.0,
+    )
 
 
 def _weighted(text: str, rarity: Callable[[str], float]) -> dict[str, float]:

@@ -26,8 +26,10 @@ from personalq.records import Request
 
 Array = NDArray[np.float64]
 PRIOR = {"version": 2.5, "version_words": 1.0, "date": 1.5, "base": 2.5, "kind": 2.0, "negative": -3.0, "utility": -1.0}
+PRIOR |= {"strange_miss": -0.5, "unmet": 0.0}
 """What a rare feature should weigh before any query has been seen; others start at PRIOR_REST."""
 EVIDENCE_PRIOR = {"best_version": 3.0, "best_base": 3.0, "best_kind": 2.0, "best_negative": -2.0, "share": 1.0}
+EVIDENCE_PRIOR |= {"best_strange_miss": -0.5, "best_unmet": -0.5}
 PRIOR_REST = 1.0
 STRENGTH = 0.05
 PRESENCE = 0.003
