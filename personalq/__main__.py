@@ -21,19 +21,28 @@ from personalq.settings import Settings
 
 if TYPE_CHECKING:
     from personalq.backend.engine import Engine
+    from personalq.bench.selection import Means
     from personalq.catalog.scan import Catalog
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Select, quantise and serve personal checkpoints.")
 bench = typer.Typer(no_args_is_help=True, help="Measure the embedded repository.")
 app.add_typer(bench, name="bench")
 
-Repo = Annotated[Path | None, typer.Option("--repo", help="Folder of checkpoints, or a catalog.jsonl.")]
+SOURCES = "Folder of checkpoints, catalog.jsonl, hub:owner/name, hub:collection/owner/slug or hub:user/NAME."
+Repo = Annotated[Path | None, typer.Option("--repo", help=SOURCES)]
 Base = Annotated[str | None, typer.Option("--base", help="Base model: a diffusers folder or a Hub id.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
 Steps = Annotated[int, typer.Option(min=1, max=200, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(min=0, max=30, help="Classifier-free guidance scale.")]
+
+RerankerName = Annotated[str | None, typer.Option("--reranker", help="embedded, chat, causal or cross-encoder.")]
+LlmUrl = Annotated[str | None, typer.Option(help="chat: base URL of an OpenAI-compatible endpoint.")]
+LlmProvider = Annotated[str | None, typer.Option(help="chat: a Hugging Face provider, or auto.")]
+LlmModel = Annotated[str | None, typer.Option(help="Model name, or folder or Hub id of a local reranker.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps sentence vectors.")]
+WithFailures = Annotated[bool, typer.Option("--failures", help="List the queries that personalq got wrong.")]
 
 
 @app.command()
@@ -42,10 +51,10 @@ def select(
     repo: Repo = None,
     base: Annotated[str | None, typer.Option(help="Only checkpoints made for this base model.")] = None,
     answer: Annotated[str | None, typer.Option(help="Reply to the clarifying question, in the same run.")] = None,
-    reranker: Annotated[str | None, typer.Option(help="embedded, chat, causal or cross-encoder.")] = None,
-    llm_url: Annotated[str | None, typer.Option(help="chat: base URL of an OpenAI-compatible endpoint.")] = None,
-    llm_provider: Annotated[str | None, typer.Option(help="chat: a Hugging Face provider, or auto.")] = None,
-    llm_model: Annotated[str | None, typer.Option(help="Model name, or folder or Hub id of a local reranker.")] = None,
+    reranker: RerankerName = None,
+    llm_url: LlmUrl = None,
+    llm_provider: LlmProvider = None,
+    llm_model: LlmModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the checkpoint a request means and rewrite the prompt with its trigger.
@@ -129,18 +138,28 @@ def compare(
 
 
 @app.command()
-def index(directory: Path, as_json: AsJson = False) -> None:
-    """Read every checkpoint in a folder and save the index; unchanged files are not read again."""
-    settings = Settings.read(repo=directory)
+def index(
+    repository: Annotated[Path, typer.Argument(help=SOURCES)],
+    vectors: Annotated[bool, typer.Option(help="Also compute the sentence vectors that `select` needs.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Read every checkpoint of a repository and save the index; what has not changed is not read again."""
+    settings = Settings.read(repo=repository)
     catalog = load_catalog(settings)
+    if vectors and catalog.checkpoints:
+        from personalq.checkin.dialogue import CheckIn
+
+        with Bar() as bar:
+            CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell)
     result = {
         "checkpoints": [
             {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
         ],
         "bases": [str(path) for path in catalog.bases],
         "problems": [{"path": str(problem.path), "reason": problem.reason} for problem in catalog.problems],
+        "summary": vars(catalog.tally) | {"checkpoints": len(catalog.checkpoints), "problems": len(catalog.problems)},
     }
-    report(result, as_json, pretty)
+    report(result, as_json, lambda _: index_text(catalog))
 
 
 @bench.command("sample")
@@ -187,20 +206,22 @@ def bench_quantization(
 def bench_selection(
     catalog: Annotated[Path, typer.Option(help="The catalogue, one JSON record a line.")],
     queries: Annotated[Path, typer.Option(help="The queries with their answers, one JSON object a line.")],
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps sentence vectors.")] = None,
-    with_failures: Annotated[
-        bool, typer.Option("--failures", help="List the queries that personalq got wrong.")
-    ] = False,
+    cache: Cache = None,
+    reranker: RerankerName = None,
+    llm_url: LlmUrl = None,
+    llm_provider: LlmProvider = None,
+    llm_model: LlmModel = None,
+    with_failures: WithFailures = False,
     as_json: AsJson = False,
 ) -> None:
     """Selection against its baselines: right picks, questions, no-matches, compositions, triggers, times."""
     from personalq.bench.selection import as_text, selection
 
-    settings = Settings.read()
+    settings = Settings.read(
+        cache=cache, reranker=reranker, llm_url=llm_url, llm_provider=llm_provider, llm_model=llm_model
+    )
     with Bar() as bar:
-        result = selection(catalog, queries, cache or settings.cache, on_progress=bar.tell)
-    if not with_failures and as_json:
-        result.pop("failures")
+        result = selection(catalog, queries, bench_means(settings), bar.tell)
     report(result, as_json, lambda found: as_text(found, with_failures))
 
 
@@ -214,7 +235,9 @@ def load_catalog(settings: Settings) -> Catalog:
     with Bar() as bar:
         catalog = load(settings.repo, settings.cache, bar.tell)
     for problem in catalog.problems:
-        note(f"skipped {problem.path}: {problem.reason}")
+        note(f"{problem.path}: {problem.reason}")
+    if catalog.tally.trouble:
+        note(catalog.tally.trouble)
     return catalog
 
 
@@ -242,6 +265,18 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
     if isinstance(decision, Question) and answer is not None:
         return checkin.answer(pending(request, decision), answer)
     return decision
+
+
+def bench_means(settings: Settings) -> Means:
+    """What the selection benchmarks may use: vectors, the reranker chosen and, with chat, its language model."""
+    from personalq.bench.selection import Means
+    from personalq.bench.stylus import Composer
+    from personalq.checkin.rerank.choose import chosen, endpoint
+
+    reranker, composer = chosen(settings), None
+    if settings.reranker == "chat" and settings.llm_model:
+        composer = Composer(endpoint(settings, settings.llm_model), settings.llm_model)
+    return Means(settings.cache, reranker, composer)
 
 
 def known_precision(name: str) -> Precision:
@@ -295,7 +330,8 @@ class Bar:
         """`done` of `total`, and what is being worked on."""
         if self.bar is None:
             self.bar = tqdm(total=total, file=sys.stderr, leave=False, mininterval=0.5)
-        self.bar.total = total
+        if self.bar.total != total:  # Another stage, whose pace says nothing of the one before.
+            self.bar.reset(total)
         self.bar.set_description_str(what, refresh=False)
         self.bar.update(done - self.bar.n)
 
@@ -313,6 +349,17 @@ def report(result: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]
 def pretty(result: dict[str, Any]) -> str:
     """The result as indented JSON, for people."""
     return json.dumps(result, indent=2, ensure_ascii=False, default=str)
+
+
+def index_text(catalog: Catalog) -> str:
+    """A line for every checkpoint, then how many there are and what had to be read."""
+    lines = [f"{c.id}  {c.kind}  {', '.join(c.triggers[:3]) or '-'}  {c.name}" for c in catalog.checkpoints]
+    tally = catalog.tally
+    lines.append(
+        f"{len(catalog.checkpoints)} checkpoints, {len(catalog.problems)} problems; "
+        f"{tally.entries} entries: {tally.new} new, {tally.reread} read again, {tally.gone} gone."
+    )
+    return "\n".join(lines)
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

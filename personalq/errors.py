@@ -19,6 +19,18 @@ class BrokenFileError(CatalogError):
     """One file is malformed, oversized or unsafe; the scan reports it and goes on."""
 
 
+class HubError(CatalogError):
+    """The Hub does not have what was asked for, or failed to give it."""
+
+
+class HubAccessError(HubError):
+    """A repository is private or gated, and the Hub does not know the user or has not let them in."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub cannot be reached, the program is offline, or the Hub wants no more requests: asking on is useless."""
+
+
 class RequestError(PersonalQError):
     """A request or an answer is empty, too long or does not belong to a pending question."""
 

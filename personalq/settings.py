@@ -18,7 +18,7 @@ class Settings:
     """Where things are and how they run."""
 
     repo: Path = SAMPLE_REPO
-    """Folder of checkpoints, or a `.jsonl` catalogue."""
+    """Folder of checkpoints, `.jsonl` catalogue, or a name on the Hub such as `hub:owner/name`."""
     base: str | None = None
     """A diffusers folder or Hub id; None takes the one base of the repository."""
     device: str = "auto"
@@ -67,8 +67,10 @@ class Settings:
         if "llm_seconds" in chosen:
             chosen["llm_seconds"] = _seconds(chosen["llm_seconds"])
         settings = cls(**chosen)  # type: ignore[arg-type]
-        if not settings.repo.exists():
-            raise SettingsError(f"There is no repository at {settings.repo}. Pass --repo DIR or a catalog.jsonl.")
+        if not settings.repo.as_posix().startswith("hub:") and not settings.repo.exists():
+            raise SettingsError(
+                f"There is no repository at {settings.repo}. Pass --repo DIR, a catalog.jsonl or hub:owner/name."
+            )
         if settings.device not in ("auto", "cpu", "cuda"):
             raise SettingsError(f"Unknown device {settings.device!r}: choose auto, cpu or cuda.")
         if settings.reranker not in RERANKERS:

@@ -18,9 +18,33 @@ def test_flags_then_environment_then_defaults(tmp_path: Path, monkeypatch: pytes
     assert Settings.read(port=9000).port == 9000
 
 
+def test_rerankers_are_opted_into_by_flag_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PERSONALQ_LLM_KEY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert (Settings.read().reranker, Settings.read().llm_key, Settings.read().hf_token) == ("embedded", None, None)
+    monkeypatch.setenv("PERSONALQ_RERANKER", "chat")
+    monkeypatch.setenv("PERSONALQ_LLM_URL", "http://localhost:8000/v1")
+    monkeypatch.setenv("PERSONALQ_LLM_KEY", "sk-secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("PERSONALQ_LLM_SECONDS", "12.5")
+    monkeypatch.setenv("PERSONALQ_ENCODER", "some/encoder")
+    read = Settings.read(llm_model="m")
+    assert (read.reranker, read.llm_url, read.llm_model) == ("chat", "http://localhost:8000/v1", "m")
+    assert (read.llm_key, read.hf_token, read.llm_seconds) == ("sk-secret", "hf_secret", 12.5)
+    assert read.encoder == "some/encoder"
+    assert "secret" not in repr(read)
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [({"repo": "no/such/folder"}, "--repo"), ({"port": "eighty"}, "number"), ({"device": "tpu"}, "cpu or cuda")],
+    [
+        ({"repo": "no/such/folder"}, "--repo"),
+        ({"port": "eighty"}, "number"),
+        ({"device": "tpu"}, "cpu or cuda"),
+        ({"reranker": "oracle"}, "cross-encoder"),
+        ({"llm_seconds": "soon"}, "LLM_SECONDS"),
+        ({"llm_seconds": "-1"}, "LLM_SECONDS"),
+    ],
 )
 def test_unusable_values_are_settings_errors(flags: dict[str, str], says: str) -> None:
     with pytest.raises(SettingsError, match=says):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from personalq.catalog.hub_weights import fetched
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.attention import FullPrecision, TextAttention
 from personalq.diffusion.generate import memory_advice
@@ -66,16 +67,18 @@ class Engine:
     def hold(self, job: Job, precision: Precision) -> Iterator[Session]:
         """Lend the base with the job's checkpoints, its denoiser at `precision`; waits while another job holds it.
 
-        Raises ModelError, IncompatibleCheckpointError or QuantizationError; what was resident may then be gone.
+        A checkpoint that lies on the Hub is fetched first. Raises HubError, ModelError, IncompatibleCheckpointError or
+        QuantizationError; what was resident may then be gone.
         """
+        checkpoints = [(fetched(checkpoint), weight) for checkpoint, weight in job.checkpoints]
         with self._lock:
             text = FullPrecision() if precision == "reference" else TriggerAware(recipe_named(precision))
-            whole = [c for c, _ in job.checkpoints if c.kind == "dreambooth"]
+            whole = [c for c, _ in checkpoints if c.kind == "dreambooth"]
             if len(whole) > 1:
                 raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
             with memory_advice(f"loading {precision}"):
                 pipe = self._bring(whole[0] if whole else None, precision)
-                attached = attach(pipe, [(c, weight) for c, weight in job.checkpoints if c.kind != "dreambooth"])
+                attached = attach(pipe, [(c, weight) for c, weight in checkpoints if c.kind != "dreambooth"])
             try:
                 yield Session(pipe, text, precision, self.device, self._report)
             finally:

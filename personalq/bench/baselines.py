@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +22,16 @@ from personalq.catalog.document import search_text
 from personalq.checkin.clock import Clock
 from personalq.checkin.dense import Encoder
 from personalq.checkin.dialogue import Pending
+from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.words import STOPWORDS, fold, words
-from personalq.errors import RequestError
-from personalq.records import Candidate, Checkpoint, Decision, NoMatch, Request, Selection
+from personalq.errors import RequestError, RerankerError
+from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request, Selection
 
 Scores = NDArray[np.float64]
 KEPT = 150
 """Candidates kept of a ranking."""
+SHOWN = 30
+"""Candidates a reranker sees."""
 _K = 60
 FOLDS = 5
 
@@ -82,7 +85,7 @@ def char_grams(text: str) -> list[str]:
     """The character 3-, 4- and 5-grams of every word, as often as they occur; a shorter word is its own gram."""
     found: list[str] = []
     for word in re.findall(r"\w+", fold(text)):
-        found += [word[at : at + size] for size in (3, 4, 5) for at in range(max(1, len(word) - size + 1))]
+        found += [word[at : at + size] for size in (3, 4, 5) for at in range(len(word) - size + 1)] or [word]
     return found
 
 
@@ -141,12 +144,40 @@ class Ranked:
         raise RequestError(f"{self.name} asked nothing, so there is nothing to answer.")
 
 
-def baselines(checkpoints: Sequence[Checkpoint], cache: Path | None) -> list[Ranked]:
+class Reranked:
+    """A ranking whose first 30 a reranker puts in order. Where that fails it is the ranking's first, with a remark."""
+
+    def __init__(self, ranked: Ranked, reranker: Reranker) -> None:
+        self.name = f"{ranked.name}, then {reranker.name}"
+        self._ranked = ranked
+        self._reranker = reranker
+
+    def ask(self, request: Request) -> Decision:
+        """The highest logit, without a prompt."""
+        found = self._ranked.ask(request)
+        head = found.candidates[:SHOWN]
+        clock = Clock()
+        try:
+            with clock.stage("rerank"):
+                logits, _ = self._reranker.score(Intent(request.text, request.text), head)
+        except RerankerError as failed:
+            return replace(found, remarks=(f"{failed} The ranking's first was used instead.",))
+        scored = sorted(zip(logits, head, strict=True), key=lambda pair: -pair[0])
+        ranked = tuple(replace(candidate, rerank=logit) for logit, candidate in scored)
+        timings = {**found.timings_ms, **clock.read()}
+        return Selection((ranked[0].checkpoint,), "", (), 1.0, "highest logit", ranked, (), timings)
+
+    def answer(self, pending: Pending, text: str) -> Decision:
+        """Never called: a ranking asks nothing. Raises RequestError."""
+        raise RequestError(f"{self.name} asked nothing, so there is nothing to answer.")
+
+
+def baselines(checkpoints: Sequence[Checkpoint], encoder: Encoder) -> list[Ranked]:
     """Random, BM25 over words and over character 3- to 5-grams, dense, and the fusion of the last three."""
     documents = [search_text(checkpoint) for checkpoint in checkpoints]
     by_words = BM25("BM25 (words)", documents, words)
     by_grams = BM25("BM25 (n-grams)", documents, char_grams)
-    dense = Dense("dense", documents, Encoder(cache))
+    dense = Dense("dense", documents, encoder)
     scorers: list[Scorer] = [Random(len(documents)), by_words, by_grams, dense, Fused([by_words, by_grams, dense])]
     return [Ranked(scorer, checkpoints) for scorer in scorers]
 

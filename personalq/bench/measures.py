@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -34,7 +35,9 @@ COLUMNS = {
 def measure(name: str, verdicts: Sequence[Verdict]) -> Row:
     """The row of one system: shares from 0 to 1, null where nothing was counted, and Wilson's intervals.
 
-    `overall` is the mean of the points of all queries. Latencies are of the first turn, in milliseconds.
+    `overall` is the mean of the points of all queries; `single_among` counts a target picked beside others, too.
+    Latencies are of the first turn, in milliseconds. `remarks` counts what the systems said of themselves, such as a
+    language model that did not answer.
     """
     single, ambiguous, no_match, compose = (
         of(verdicts, kind) for kind in ("single", "ambiguous", "no_match", "compose")
@@ -44,6 +47,7 @@ def measure(name: str, verdicts: Sequence[Verdict]) -> Row:
     counted: dict[str, tuple[float, int]] = {
         "overall": _count(verdicts, lambda verdict: verdict.points),
         "single_right": _count(single, lambda verdict: verdict.points),
+        "single_among": _count(single, lambda verdict: verdict.among),
         "single_asked": _count(single, lambda verdict: verdict.asked),
         "single_refused": _count(single, lambda verdict: verdict.refused),
         "recall@1": _count(single, lambda verdict: _within(verdict.rank, 1)),
@@ -68,6 +72,7 @@ def measure(name: str, verdicts: Sequence[Verdict]) -> Row:
     row |= _none(single + ambiguous, no_match)
     row["latency_ms"] = quantiles([verdict.total_ms for verdict in verdicts])
     row["stages_ms"] = _stages(verdicts)
+    row["remarks"] = dict(Counter(remark for verdict in verdicts for remark in verdict.first.remarks))
     row["intervals"] = {key: _rounded(wilson(right, n)) for key, (right, n) in counted.items()}
     return row
 
@@ -94,6 +99,15 @@ def compared(ours: tuple[str, Sequence[Verdict]], others: Sequence[tuple[str, Se
                 "share_not_above_zero": round(gap.below, 4),
             }
     return found or None
+
+
+def by_facet(verdicts: Iterable[Verdict]) -> Row:
+    """The mean points of the queries of every facet, by kind: {"single: time": {"n": 8, "right": 0.75}}."""
+    found: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        for facet in verdict.query.facets:
+            found.setdefault(f"{verdict.query.kind}: {facet}", []).append(verdict.points)
+    return {name: {"n": len(each), "right": round(sum(each) / len(each), 4)} for name, each in sorted(found.items())}
 
 
 def failures(verdicts: Iterable[Verdict]) -> list[Row]:

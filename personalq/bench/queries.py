@@ -93,13 +93,14 @@ def parse_query(line: str, where: str, known: Collection[str]) -> Query:
 
 
 def _from_paper(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`ground_truth` is an id or a list of them, or null; `candidate_pool` holds all that a vague request may mean."""
     truth = row["ground_truth"] or []
+    truth = [truth] if isinstance(truth, str) else truth
     kind = "no_match" if row.get("no_match") else "ambiguous" if row.get("requires_clarification") else "single"
-    targets = [truth] if isinstance(truth, str) else truth
+    found = {**row, "kind": kind, "targets": truth, "facets": ["version", *row.get("facets", [])]}
     if kind == "ambiguous":
-        answer_id = row.get("answer_id") or (targets[0] if targets else None)
-        return {**row, "kind": kind, "targets": row.get("candidate_pool") or targets, "answer_id": answer_id}
-    return {**row, "kind": kind, "targets": targets, "facets": ["version"]}
+        found |= {"targets": row.get("candidate_pool") or truth, "answer_id": truth[0] if truth else None}
+    return found
 
 
 def _text(row: Mapping[str, Any], field: str) -> str | None:

@@ -39,6 +39,8 @@ class Verdict:
     points: float
     sides: float
     """Of a composition: the share of its two sides that was picked."""
+    among: bool
+    """Whether a target is picked at once, alone or beside others."""
     rank: int | None
     """Of the first right candidate, from 1; None when there is none."""
     pair_rank: int | None
@@ -83,6 +85,7 @@ def judge(query: Query, first: Decision, final: Decision, same: Same, total_ms: 
         final=final,
         points=points(query, first, final, same),
         sides=sides(query, final, same),
+        among=any(matches(each, query.targets, query.exact, same) for each in chosen(first)),
         rank=_rank(ranked, query.targets, query.exact, same),
         pair_rank=_pair_rank(ranked, query, same),
         covered=_covered(ranked[:30], query, same),

@@ -17,6 +17,8 @@ KINDS: dict[str, Kind] = {
     "embedding": "ti",
     "checkpoint": "dreambooth",
 }
+MODEL_FILES = ("", "Model", "Pruned Model")
+ARCHIVES = (".zip", ".rar", ".7z")
 MAX_PROMPTS = 5
 
 
@@ -60,7 +62,7 @@ def version_facts(version: Fields, model: Fields, group: str) -> Facts:
     """What one version says, together with what its model says."""
     shared = model_facts(model, group)
     base = version.text("baseModel")
-    files = [file for file in version.children("files") if file.text("type") in ("", "Model", "Pruned Model")]
+    files = [file for file in version.children("files") if file.text("type") in MODEL_FILES]
     hashes = (file.child("hashes").text("SHA256", "AutoV2").casefold() for file in files)
     return replace(
         shared,
@@ -76,9 +78,11 @@ def version_facts(version: Fields, model: Fields, group: str) -> Facts:
 
 
 def _holds_weights(version: Fields) -> bool:
-    """False for a "version" that is a training set."""
+    """False for a "version" that is nothing but a training set."""
     files = version.children("files")
-    return not files or any(not file.text("name").casefold().endswith((".zip", ".rar", ".7z")) for file in files)
+    return not files or any(
+        file.text("type") in MODEL_FILES and not file.text("name").casefold().endswith(ARCHIVES) for file in files
+    )
 
 
 def _prompts(version: Fields) -> tuple[str, ...]:

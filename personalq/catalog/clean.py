@@ -35,15 +35,25 @@ PROMOTION = re.compile(
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 
-def plain(stored: str) -> str:
-    """Text without HTML and markdown, one line per paragraph or item; `<token>` and underscores stay."""
+def plain(stored: str, keep_code: bool = False) -> str:
+    """Text without HTML and markdown, one line per paragraph or item; `<token>` and underscores stay.
+
+    With `keep_code` the backticks stay too, which tell where a trigger of several words ends.
+    """
     text = FENCE.sub("\n", HIDDEN.sub(" ", stored[:MAX_TEXT]))
     text = INLINE_TAG.sub("", BLOCK_TAG.sub("\n", text))
     text = BLOCK_TAG.sub("\n", INLINE_TAG.sub("", html.unescape(text).replace("\xa0", " ")))
     text = LINE_MARK.sub("", LINK.sub(r"\1", IMAGE.sub("", text)))
-    text = EMPHASIS.sub(r"\2", text)
+    text = EMPHASIS.sub(lambda match: match[0] if keep_code and match[1] == "`" else match[2], text)
     lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.splitlines())
     return "\n".join(line for line in lines if re.search(r"\w", line))
+
+
+def without_tags(text: str) -> str:
+    """A name or tag on one line without HTML; `<token>` and everything else stay."""
+    if "<" in text:
+        text = BLOCK_TAG.sub(" ", INLINE_TAG.sub("", HIDDEN.sub(" ", text)))
+    return " ".join(text.split())
 
 
 def without_promotion(text: str) -> str:

@@ -1,4 +1,4 @@
-"""StabilityMatrix's sidecar (`<stem>.cm-info.json`). It knows that file only, none of the program's database."""
+"""StabilityMatrix's sidecar (`<stem>.cm-info.json`). Its `ImportedAt` is the day of import, so it is not read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def recognises(document: Fields) -> bool:
 
 
 def read(document: Fields) -> tuple[Facts, ...]:
-    """Facts of one sidecar."""
+    """Facts of one sidecar; the title the user gave comes before the model's."""
     base, digest, group = document.text("BaseModel"), document.child("Hashes").text("SHA256"), document.text("ModelId")
     parts = (document.text("ModelDescription"), document.text("VersionDescription"))
     return (
         Facts(
             source="cm-info",
-            name=document.text("ModelName"),
+            name=document.text("UserTitle", "ModelName"),
+            aliases=tuple(filter(None, (document.text("ModelName") if document.text("UserTitle") else "",))),
             kind=KINDS.get(document.text("ModelType").casefold()),
             bases=(base,) if base else (),
             triggers=document.texts("TrainedWords"),
@@ -29,6 +30,7 @@ def read(document: Fields) -> tuple[Facts, ...]:
             description="\n".join(filter(None, parts)),
             version=document.text("VersionName"),
             group=f"civitai-{group}" if re.fullmatch(r"[1-9]\d{0,11}", group) else "",
+            names=tuple(filter(None, (document.text("RemoteFileName"),))),
             hashes=(digest.casefold(),) if re.fullmatch(r"[0-9A-Fa-f]{10,64}", digest) else (),
         ),
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from personalq.catalog.facts import Facts
 from personalq.catalog.untrusted import Fields
 
+MARKS = ("prefix", "keyword", "converted", "is_lo_ha")
+
 
 def recognises(document: Fields) -> bool:
     """Whether the object has the fields only this format has."""
-    return "file" in document and "name" in document and any(key in document for key in ("prefix", "keyword"))
+    return "file" in document and "name" in document and any(mark in document for mark in MARKS)
 
 
 def read(document: Fields) -> tuple[Facts, ...]:
     """Facts of one record; `prefix` is a LoRA's trigger, `keyword` an embedding's."""
     base, word = document.text("version"), document.text("prefix", "keyword")
-    file = document.text("file")
+    file, converted = document.text("file"), document.child("converted")
     return (
         Facts(
             source="draw-things",
@@ -23,5 +25,6 @@ def read(document: Fields) -> tuple[Facts, ...]:
             bases=(base,) if base else (),
             triggers=(word,) if word else (),
             names=(file,) if file else (),
+            hashes=tuple(digest for name in converted.names() if len(digest := converted.text(name).casefold()) == 64),
         ),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from personalq.records import Kind
 
 Source = Literal[
+    "user",
     "a1111",
     "lora-manager",
     "cm-info",
@@ -24,6 +25,7 @@ Source = Literal[
     "peft",
     "diffusers",
     "weights",
+    "hub",
 ]
 
 
@@ -62,8 +64,13 @@ class Facts:
     """Whether the facts may be matched by lying beside the weights with the same stem."""
     names: tuple[str, ...] = ()
     """File names of the weights these facts are about."""
+    folder: str = ""
+    """Name of the repository these facts are about: of weights with an everyday file name, only those below it."""
     hashes: tuple[str, ...] = ()
     """SHA-256 of those weights in lower-case hex, whole or at least its first 10 digits."""
+
+
+TUPLES = frozenset(field.name for field in fields(Facts) if str(field.type).startswith("tuple"))
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,19 @@ class Reading:
     facts: tuple[Facts, ...] = ()
     problems: tuple[str, ...] = ()
     sha256: str | None = None
+
+
+def from_saved(value: Any) -> Reading | None:
+    """The reading that `asdict` and JSON made `value` of; None when it is not of that form."""
+    try:
+        return Reading(tuple(map(_facts, value["facts"])), tuple(value["problems"]), value["sha256"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _facts(item: dict[str, Any]) -> Facts:
+    values: dict[str, Any] = {key: tuple(value) if key in TUPLES else value for key, value in item.items()}
+    return Facts(**values)
 
 
 def usable_weight(value: float | None) -> float | None:

@@ -1,113 +1,73 @@
-"""The saved index: what every file said last time, so that only changed files are read again. It knows no format."""
+"""From what `--repo` names to a catalogue, reading only what changed since the last time. It knows no format."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from personalq.catalog.facts import Facts, Reading
+from personalq.catalog.facts import Reading, from_saved
+from personalq.catalog.hub_names import hub_name
 from personalq.catalog.jsonl import read_jsonl
+from personalq.catalog.memory import Memory
 from personalq.catalog.scan import Catalog, Problem, Progress, read_file, scan
 from personalq.errors import CatalogError
 
-FORMAT = 1
-"""Raised whenever a reader learns something new, so that old indexes are rebuilt."""
-TUPLES = frozenset(field.name for field in fields(Facts) if str(field.type).startswith("tuple"))
+JSONL = (".jsonl", ".ndjson")
 
 
 def load_catalog(source: Path, cache: Path, on_progress: Progress | None = None) -> Catalog:
-    """The catalogue of a folder, or of a `.jsonl` file, reading only files that changed since the last time.
+    """The catalogue of a folder, a `.jsonl` file, or what `source` names on the Hub (`hub:owner/name` and so on).
 
     The index is kept below `cache`; a corrupt or outdated one is rebuilt, and one that cannot be written is a problem
-    in the result. `on_progress` counts all files; unchanged ones
-    pass without being opened. Raises CatalogError when `source` is missing.
+    in the result, as is a repository without checkpoints. `on_progress` counts all files; unchanged ones pass without
+    being opened. Raises CatalogError when `source` cannot be read at all, HubError when the Hub refuses.
     """
-    if source.is_file() and source.suffix.lower() in (".jsonl", ".ndjson"):
-        return read_jsonl(source)
-    if not source.is_dir():
+    name = hub_name(source.as_posix())
+    memory = Memory(index_path(source, cache))
+    if name is not None:
+        from personalq.catalog.hub_catalog import load_hub  # huggingface_hub takes long to import
+
+        catalog = load_hub(name, memory, on_progress)
+    elif source.is_dir():
+        if source.suffix.lower() in JSONL:
+            raise CatalogError(f"{source} is a folder, though it is named like a file of records; rename it.")
+        catalog = scan(source, on_progress, lambda path: _remembered(path, memory))
+    elif not source.exists():
         raise CatalogError(f"There is no repository at {source}. Pass a folder of checkpoints or a catalog.jsonl.")
-    memory = _Memory(index_path(source, cache))
-    catalog = scan(source, on_progress, memory.read)
-    problem = memory.save()
-    return catalog if problem is None else Catalog(catalog.checkpoints, catalog.bases, (*catalog.problems, problem))
+    elif source.suffix.lower() not in JSONL or not source.is_file():
+        raise CatalogError(f"{source} is neither a folder nor a .jsonl file; pass the folder that holds it.")
+    else:
+        catalog = read_jsonl(source, memory, on_progress)
+    problems = (
+        [] if catalog.checkpoints else [Problem(source, "No checkpoint was found; add weights or check the path.")]
+    )
+    unsaved = memory.save()
+    if unsaved:
+        problems.append(Problem(memory.path, unsaved))
+    return replace(catalog, problems=(*catalog.problems, *problems), tally=memory.tally())
 
 
 def index_path(source: Path, cache: Path) -> Path:
-    """Where the index of a folder is kept."""
-    return cache / f"catalog-{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]}.json"
+    """Where the index of a repository is kept."""
+    name = source if hub_name(source.as_posix()) else source.resolve()
+    return cache / f"catalog-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.json"
 
 
-class _Memory:
-    """Readings by path, valid while the file's size and modification time stay what they were."""
+def _remembered(path: Path, memory: Memory) -> Reading:
+    """What is remembered of an unchanged file, else what `read_file` says.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known = _load(path)
-        self.seen: dict[str, dict[str, Any]] = {}
-
-    def read(self, path: Path) -> Reading:
-        """What is remembered of an unchanged file, else what `read_file` says."""
-        try:
-            state = path.stat()
-        except OSError as error:
-            return Reading(problems=(f"It vanished while the folder was read ({error.strerror}); scan again.",))
-        stamp = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-        entry = self.known.get(str(path), {})
-        reading = _reading(entry) if all(entry.get(key) == value for key, value in stamp.items()) else None
-        if reading is None:
-            reading = read_file(path)
-            entry = {**stamp, **asdict(reading)}
-        self.seen[str(path)] = entry
-        return reading
-
-    def save(self) -> Problem | None:
-        """Replace the saved index in one step if anything changed; the problem when that is impossible."""
-        if self.seen == self.known:
-            return None
-        text = json.dumps({"format": FORMAT, "files": self.seen})
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(f"{_digest(text)}\n{text}")
-                Path(name).replace(self.path)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            return Problem(self.path, f"The index cannot be saved ({error.strerror}); choose another --cache folder.")
-        return None
-
-
-def _load(path: Path) -> dict[str, dict[str, Any]]:
-    """The saved entries; none when there is no index or it is corrupt or of another format."""
+    A file counts as unchanged while its size and both its times are; the second, of its last change of any kind,
+    betrays content that was exchanged under an old date.
+    """
     try:
-        digest, _, text = path.read_text(encoding="utf-8").partition("\n")
-        saved = json.loads(text) if digest == _digest(text) else {}
-    except (OSError, ValueError):
-        return {}
-    files: dict[str, dict[str, Any]] = saved["files"] if saved.get("format") == FORMAT else {}
-    return files
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _reading(entry: dict[str, Any]) -> Reading | None:
-    """A saved entry as a reading; None when it does not have that form."""
-    try:
-        return Reading(tuple(map(_facts, entry["facts"])), tuple(entry["problems"]), entry["sha256"])
-    except (KeyError, TypeError, AttributeError):
-        return None
-
-
-def _facts(item: dict[str, Any]) -> Facts:
-    values: dict[str, Any] = {key: tuple(value) if key in TUPLES else value for key, value in item.items()}
-    return Facts(**values)
+        state = path.stat()
+    except OSError as error:
+        return Reading(problems=(f"It vanished while the folder was read ({error.strerror}); scan again.",))
+    stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    reading = from_saved(memory.recall(str(path), stamp))
+    if reading is None:
+        reading = read_file(path)
+        memory.keep(str(path), stamp, asdict(reading))
+    return reading

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
-from personalq.catalog.facts import Facts
+from personalq.catalog.facts import Facts, usable_weight
 from personalq.catalog.untrusted import Fields
+from personalq.records import Kind
+
+KINDS: dict[str, Kind] = {"lora": "lora", "embedding": "ti", "main": "dreambooth"}
 
 
 def recognises(document: Fields) -> bool:
@@ -14,16 +17,19 @@ def recognises(document: Fields) -> bool:
 
 
 def read(document: Fields) -> tuple[Facts, ...]:
-    """Facts of one record."""
-    base, digest = document.text("base"), document.text("hash").partition(":")[2].casefold()
+    """Facts of one record. Its hash is BLAKE3 unless it says otherwise, and then no SHA-256 of the weights."""
+    base, file = document.text("base"), document.text("path").replace("\\", "/").rpartition("/")[2]
+    method, _, digest = document.text("hash", "file_hash").casefold().partition(":")
     return (
         Facts(
             source="invokeai",
             name=document.text("name"),
+            kind=KINDS.get(document.text("type").casefold()),
             bases=(base,) if base and base != "any" else (),
             triggers=document.texts("trigger_phrases"),
             description=document.text("description"),
-            weight=document.child("default_settings").number("weight"),
-            hashes=(digest,) if re.fullmatch(r"[0-9a-f]{64}", digest) else (),
+            weight=usable_weight(document.child("default_settings").number("weight")),
+            names=(file,) if file else (),
+            hashes=(digest,) if method == "sha256" and re.fullmatch(r"[0-9a-f]{64}", digest) else (),
         ),
     )

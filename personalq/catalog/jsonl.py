@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from personalq.catalog import roles
 from personalq.catalog.bases import normal_base
 from personalq.catalog.clean import description as clean_description
-from personalq.catalog.scan import Catalog, Problem
+from personalq.catalog.memory import Memory
+from personalq.catalog.scan import Catalog, Problem, Progress
 from personalq.catalog.triggers import insertable, is_generic, unique
 from personalq.catalog.untrusted import Fields, decode, parse_json
 from personalq.catalog.versions import iso_date, ordinal, slug, split_version
@@ -17,36 +22,90 @@ from personalq.errors import BrokenFileError, CatalogError
 from personalq.records import Checkpoint, Kind
 
 MAX_LINE = 2**20
+MAX_PROBLEMS = 100
 MAX_NAME = 300  # characters
 KINDS: dict[str, Kind] = {"lora": "lora", "dreambooth": "dreambooth", "ti": "ti"}
 
 
-def read_jsonl(path: Path) -> Catalog:
+def read_jsonl(path: Path, memory: Memory | None = None, on_progress: Progress | None = None) -> Catalog:
     """The records of `path`, in order; broken and repeated ones are reported with their line.
 
-    Raises CatalogError when the file cannot be read at all.
+    Records whose line `memory` knows are not interpreted again. Raises CatalogError when the file cannot be read or
+    holds no record at all.
     """
     checkpoints: dict[str, Checkpoint] = {}
     problems: list[Problem] = []
+    ids = {str(stamp): id_ for id_, (stamp, _) in memory.known.items()} if memory else {}
     try:
+        total = _count(path)
         with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            for number, line in enumerate(_lines(file), 1):
+                if on_progress:
+                    on_progress(number, total, path.name)
                 if not line.strip():
                     continue
                 try:
-                    checkpoint, complaints = _record(line, path.parent)
-                    if checkpoint.id in checkpoints:
-                        raise BrokenFileError(f"The id {checkpoint.id!r} is taken; give every record its own.")
-                    checkpoints[checkpoint.id] = checkpoint
+                    stamp = hashlib.sha256(line.strip()).hexdigest()
+                    saved = memory.recall(ids[stamp], stamp) if memory and stamp in ids else None
+                    record = _restored(saved) if saved else _record(line)
+                    id_, complaints = record.checkpoint.id, record.complaints
+                    if id_ in checkpoints:
+                        raise BrokenFileError(f"The id {id_!r} is taken; give every record its own.")
+                    checkpoints[id_] = record.beside(path.parent)
+                    if memory and not saved:
+                        memory.keep(id_, stamp, asdict(record))
                 except BrokenFileError as error:
-                    complaints = [str(error)]
+                    complaints = (str(error),)
                 problems += (Problem(path, f"Line {number}: {complaint}") for complaint in complaints)
     except OSError as error:
         raise CatalogError(f"The catalogue {path} cannot be read ({error.strerror}); check the path.") from error
-    return Catalog(tuple(checkpoints.values()), (), tuple(problems))
+    if not checkpoints:
+        why = problems[0].reason if problems else "It is empty."
+        raise CatalogError(f"The catalogue {path} holds no record: {why} Write one JSON object a line, as UTF-8.")
+    return Catalog(tuple(checkpoints.values()), (), _shortened(problems, path))
 
 
-def _record(line: bytes, folder: Path) -> tuple[Checkpoint, list[str]]:
+@dataclass(frozen=True)
+class _Record:
+    """What one line says. `file` is the name of the weights, which may or may not lie beside the catalogue."""
+
+    checkpoint: Checkpoint
+    file: str
+    complaints: tuple[str, ...]
+
+    def beside(self, folder: Path) -> Checkpoint:
+        weights = _beside(folder, self.file)
+        return replace(self.checkpoint, files=(str(weights),)) if weights else self.checkpoint
+
+
+def _restored(saved: dict[str, Any]) -> _Record:
+    """A record as `asdict` and JSON left it."""
+    stored: dict[str, Any] = saved["checkpoint"]
+    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return _Record(Checkpoint(**stored), saved["file"], tuple(saved["complaints"]))
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
+        return 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(MAX_LINE), b""))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of `file`; of one that is too long, only as much as shows that it is."""
+    while line := file.readline(MAX_LINE):
+        yield line
+        while len(line) >= MAX_LINE and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE)
+
+
+def _shortened(problems: Sequence[Problem], path: Path) -> tuple[Problem, ...]:
+    """At most a hundred problems, and how many more there are."""
+    if len(problems) <= MAX_PROBLEMS:
+        return tuple(problems)
+    return (*problems[:MAX_PROBLEMS], Problem(path, f"{len(problems) - MAX_PROBLEMS} more problems of this kind."))
+
+
+def _record(line: bytes) -> _Record:
     """One record and what is odd about it. Raises BrokenFileError when it is none."""
     if len(line) >= MAX_LINE:
         raise BrokenFileError("It is longer than 1 MiB; shorten the description.")
@@ -74,8 +133,7 @@ def _record(line: bytes, folder: Path) -> tuple[Checkpoint, list[str]]:
     thing = category if category in roles.SUBJECTS else None
     utility = record.flag("negative") or (not thing and roles.is_utility(name, kind, triggers, tags, text, noun))
     sample = record.text("sample_prompt")
-    weights = _beside(folder, file)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         id=id_,
         name=name,
         kind=kind,
@@ -95,10 +153,10 @@ def _record(line: bytes, folder: Path) -> tuple[Checkpoint, list[str]]:
         group_id=_lineage(id_, name),
         created_at=iso_date(record.text("created_at")),
         license=record.text("license") or None,
-        files=(str(weights),) if weights else (),
         source_format=record.text("raw_format") or "jsonl",
         loadable=not file.casefold().endswith((".pt", ".bin", ".ckpt")),
-    ), record.complaints
+    )
+    return _Record(checkpoint, file, tuple(record.complaints))
 
 
 def _lineage(id_: str, name: str) -> str:

@@ -10,13 +10,14 @@ from personalq.catalog import sidecar
 from personalq.catalog.facts import Facts, Reading
 from personalq.catalog.units import Unit
 from personalq.catalog.versions import slug
+from personalq.catalog.weights import GENERIC_STEM
 
 FOLDER_SIDECARS = frozenset({"metadata", "info", "model", "civitai", "adapter_config"})
 SHORT_DIGEST = 10
 
 
 class Neighbours:
-    """The units of one folder, found by digest, stem or file name."""
+    """Units, those of one folder or all of them, found by digest, stem or file name."""
 
     def __init__(self) -> None:
         self.units: list[Unit] = []
@@ -47,9 +48,22 @@ class Neighbours:
             found = self.by_stem.get(stem) or self.by_name.get(stem) or []
             if not found and alone and (stem in FOLDER_SIDECARS or slug(stem) == slug(file.parent.name)):
                 found = self.units
-        if not found:
-            found = [unit for name in dict.fromkeys(facts.names) for unit in self.by_name.get(name.casefold(), ())]
-        return [(unit, facts) for unit in found]
+        return [(unit, facts) for unit in found or self.named(file.parent, facts)]
+
+    def named(self, root: Path, facts: Facts) -> list[Unit]:
+        """The units below `root` that an entry names by their file, or by their folder alone when only that is said.
+
+        An everyday file name such as `pytorch_lora_weights` counts only in the folder the entry names, if it does.
+        """
+        found = [unit for name in dict.fromkeys(facts.names) for unit in self.by_name.get(name.casefold(), ())]
+        found = [unit for unit in found if root == unit.folder or root in unit.folder.parents]
+        if not facts.folder:
+            return found
+        home = slug(facts.folder)
+        if facts.names:
+            return [u for u in found if not GENERIC_STEM.fullmatch(u.weights.stem) or slug(u.folder.name) == home]
+        below = [unit for unit in self.units if slug(unit.folder.name) == home]
+        return below if len(below) == 1 and root in (below[0].folder, *below[0].folder.parents) else []
 
 
 def gathered(
@@ -58,12 +72,17 @@ def gathered(
     """Every unit with its facts, its own and those of the sidecars that speak of it, and with those sidecars."""
     found: dict[Unit, tuple[list[Facts], dict[Path, None]]] = {}
     folders: dict[Path, Neighbours] = defaultdict(Neighbours)
+    everywhere = Neighbours()
     for unit in units:
         found[unit] = (list(readings[unit.weights].facts), {})
-        folders[unit.folder].add(unit, readings[unit.weights].sha256 or "")
+        for group in (folders[unit.folder], everywhere):
+            group.add(unit, readings[unit.weights].sha256 or "")
     for file in sidecars:
         for item in readings[file].facts:
-            for unit, told in folders[file.parent].meant(file, item):
+            meant = folders[file.parent].meant(file, item)
+            if not meant and not item.beside:  # A list may lie above the weights it speaks of.
+                meant = [(unit, item) for unit in everywhere.named(file.parent, item)]
+            for unit, told in meant:
                 found[unit][0].append(told)
                 found[unit][1][file] = None
     return [(unit, facts, list(files)) for unit, (facts, files) in found.items()]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from personalq.catalog import roles
 from personalq.catalog.bases import family, normal_base
 from personalq.catalog.clean import description as clean_description
-from personalq.catalog.clean import plain
+from personalq.catalog.clean import plain, without_tags
 from personalq.catalog.facts import Facts, Source
 from personalq.catalog.triggers import LOADER_TAG, insertable, is_generic, stated_in, unique
 from personalq.catalog.versions import iso_date, ordinal, slug, split_version
@@ -16,13 +16,13 @@ from personalq.records import Checkpoint, Kind
 
 # Whose trigger is believed, the most trusted first; a phrase in a description comes last, tags and file names never.
 TRIGGER_ORDER: tuple[Source, ...] = (
-    "a1111", "lora-manager", "cm-info", "invokeai", "draw-things", "space-list", "ai-horde",
+    "user", "a1111", "lora-manager", "cm-info", "invokeai", "draw-things", "space-list", "ai-horde",
     "civitai", "modelspec", "card", "embedding", "header-token",
 )  # fmt: skip
 # Who is asked first for names, descriptions, licences and versions.
 TEXT_ORDER: tuple[Source, ...] = (
-    "lora-manager", "civitai", "cm-info", "card", "invokeai", "draw-things", "space-list", "ai-horde", "a1111",
-    "modelspec", "peft", "kohya", "embedding", "header-token", "diffusers", "weights",
+    "user", "lora-manager", "civitai", "cm-info", "card", "invokeai", "draw-things", "space-list", "ai-horde", "a1111",
+    "modelspec", "peft", "kohya", "embedding", "header-token", "diffusers", "hub", "weights",
 )  # fmt: skip
 MAX_TRIGGERS, MAX_TAGS, MAX_ALIASES, MAX_PROMPTS = 40, 40, 10, 5
 MAX_NAME, MAX_TAG, MAX_PROMPT = 200, 60, 300  # characters
@@ -46,8 +46,7 @@ def merge(
     name = _name(told, own_stem) or own_name
     triggers, sources = _triggers(facts)
     text = _first(clean_description(item.description) for item in told)
-    tags = unique(tag[:MAX_TAG] for item in told if item.source != "kohya" for tag in item.tags)
-    tags = tags or unique(tag[:MAX_TAG] for item in told for tag in item.tags)
+    tags = _tags(item for item in told if item.source != "kohya") or _tags(told)
     version = _first(item.version[:MAX_NAME] for item in told) or split_version(name)[1] or split_version(own_name)[1]
     base, base_raw = _base(told, local_bases)
     kind = _kind(facts)
@@ -96,7 +95,7 @@ def _first(values: Iterable[str]) -> str:
 def _name(told: Sequence[Facts], own_stem: str) -> str:
     """A title, else the file's own name, else the name it was trained under (which ModelSpec repeats as title)."""
     outputs = {item.name for item in told if item.source == "kohya"}
-    titles = (item.name for item in told if item.name not in outputs)
+    titles = (without_tags(item.name) for item in told if item.name not in outputs)
     return _first((*titles, own_stem, *outputs))[:MAX_NAME]
 
 
@@ -120,11 +119,15 @@ def _triggers(facts: Sequence[Facts]) -> tuple[tuple[str, ...], tuple[str, ...]]
                 found.setdefault(item.casefold(), (item, source))
     if not found:
         for fact in facts:
-            for trigger in stated_in(plain(fact.description)):
+            for trigger in stated_in(plain(fact.description, keep_code=True)):
                 if trigger in fact.description:
                     found.setdefault(trigger.casefold(), (trigger, "description"))
-    ranked = sorted(found.values(), key=lambda pair: is_generic(pair[0]))[:MAX_TRIGGERS]
+    ranked = sorted(found.values(), key=lambda pair: pair[1] != "user" and is_generic(pair[0]))[:MAX_TRIGGERS]
     return tuple(trigger for trigger, _ in ranked), tuple(source for _, source in ranked)
+
+
+def _tags(told: Iterable[Facts]) -> tuple[str, ...]:
+    return unique(tag for item in told for stored in item.tags if (tag := without_tags(stored)[:MAX_TAG]))
 
 
 def _base(told: Sequence[Facts], local_bases: Collection[str]) -> tuple[str | None, str | None]:
@@ -156,7 +159,8 @@ def _created(facts: Sequence[Facts]) -> str | None:
 
 
 def _aliases(told: Sequence[Facts], name: str, own_stem: str) -> tuple[str, ...]:
-    others = (own_stem, *(item.name for item in told), *(alias for item in told for alias in item.aliases))
+    stored = (*(item.name for item in told), *(alias for item in told for alias in item.aliases))
+    others = (own_stem, *(without_tags(alias) for alias in stored))
     return tuple(alias[:MAX_NAME] for alias in unique(filter(None, others)) if alias.casefold() != name.casefold())[
         :MAX_ALIASES
     ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from personalq.catalog import identity, sidecar, units, weights
 from personalq.catalog.bases import normal_base
 from personalq.catalog.facts import Reading
 from personalq.catalog.match import gathered
+from personalq.catalog.memory import Tally
 from personalq.catalog.merge import merge
 from personalq.catalog.tree import PIPELINE, Tree, walk
 from personalq.catalog.untrusted import Fields, decode, parse_json, read_limited
@@ -19,6 +21,8 @@ from personalq.records import Checkpoint
 
 Progress = Callable[[int, int, str], None]
 """Called with files done, files in all, and the file's path."""
+SLOTS = re.compile(r"<s\d+>")
+"""Words such as `<s0><s1>`, which a LoRA trained with an embedding does not know by itself."""
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
 
@@ -38,6 +42,8 @@ class Catalog:
     bases: tuple[Path, ...] = ()
     """Folders of base models."""
     problems: tuple[Problem, ...] = ()
+    tally: Tally = field(default=Tally(), compare=False)
+    """What was new or read again, when the catalogue came through an index."""
 
     def by_id(self, id_: str) -> Checkpoint:
         """The checkpoint with this id. Raises UnknownCheckpointError, which names the ids that come near."""
@@ -79,11 +85,21 @@ def assemble(tree: Tree, read: Callable[[Path], Reading], on_progress: Progress 
         files = tuple(str(path) for path in (unit.weights, *unit.companions, *others))
         draft = merge(facts, unit.name, local, files, str(picture) if picture else None, readings[unit.weights].sha256)
         drafts.append((unit.name, unit.weights.relative_to(tree.root), draft))
+        if _misses_embedding(draft, unit):
+            troubles.append(
+                (unit.weights, f"Its trigger {draft.triggers[0]} needs the embedding made with it; add it.")
+            )
     problems = [*tree.problems, *troubles, *bad_bases]
     problems += [(path, reason) for path, reading in readings.items() for reason in reading.problems]
     return Catalog(
         identity.with_lineage(identity.identified(drafts)), bases, tuple(Problem(path, why) for path, why in problems)
     )
+
+
+def _misses_embedding(draft: Checkpoint, unit: units.Unit) -> bool:
+    """Whether a LoRA's trigger is one that only the embedding trained with it gives a meaning."""
+    slots = draft.kind == "lora" and bool(draft.triggers) and bool(SLOTS.search(draft.triggers[0]))
+    return slots and draft.loadable and not unit.companions
 
 
 def read_file(path: Path) -> Reading:

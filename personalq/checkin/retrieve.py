@@ -34,7 +34,11 @@ class Index:
     """Everything that can be known of a catalogue before a request. Duplicate ids keep the first record."""
 
     def __init__(
-        self, checkpoints: Iterable[Checkpoint], cache: Path | None = None, on_progress: Progress | None = None
+        self,
+        checkpoints: Iterable[Checkpoint],
+        cache: Path | None = None,
+        on_progress: Progress | None = None,
+        encoder: str | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._records: dict[str, Checkpoint] = {}
@@ -43,7 +47,7 @@ class Index:
         self._nouns: Counter[str] = Counter()
         self._said: tuple[tuple[str, ...], frozenset[str]] | None = None
         self.by_id = Profiles(self._records)
-        self._encoder = Encoder(cache)
+        self._encoder = Encoder(cache, encoder)
         self._store: Store = MemoryStore(self._encoder.width)
         self.add(checkpoints, on_progress)
         if self._records:
@@ -101,6 +105,11 @@ class Index:
             self._store.remove(gone)
             for identifier in gone:
                 self._forget(self._records.pop(identifier))
+
+    def prepare(self, intents: Sequence[Intent], clock: Clock) -> None:
+        """Encode the texts of several slots as one batch, cheaper than one by one, for `candidates` to find."""
+        with clock.stage("dense"):
+            self._encoder.queries([remaining(intent) for intent in intents])
 
     def candidates(self, intent: Intent, loaded: str | None, clock: Clock) -> list[Candidate]:
         """The short list for one slot, best first, of the checkpoints that are `allowed`.

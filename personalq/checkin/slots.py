@@ -24,6 +24,7 @@ def slots(
     if split is None:
         return None
     subject, style = split
+    index.prepare(split, clock)
     scoring = reranker.for_slots if isinstance(reranker, Fallback) else reranker
     return rank(index, scoring, subject, loaded, clock), rank(index, scoring, style, loaded, clock)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalq.checkin.dense import WIDTH, Encoder
 from personalq.checkin.rerank.embedded import Coefficients, logits
 from personalq.checkin.rerank.features import EVIDENCE, NAMES, compare
 from personalq.checkin.rerank.fit import Example, fit
@@ -45,22 +44,3 @@ def test_the_packaged_coefficients_fit_the_features(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"weights": {}}')
     with pytest.raises(RerankerError, match="fit"):
         Coefficients.read(tmp_path / "other.json")
-
-
-def test_vectors_are_unit_length_meaningful_and_cached(tmp_path: Path) -> None:
-    texts = ["a small dog", "a puppy", "a steam engine"]
-    seen: list[int] = []
-    first = Encoder(tmp_path).documents(texts, lambda done, total, what: seen.append(total))
-    assert first.shape == (3, WIDTH)
-    assert seen == [3]
-    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
-    assert first[0] @ first[1] > first[0] @ first[2]
-    seen.clear()
-    again = Encoder(tmp_path).documents([*texts, "a new one"], lambda done, total, what: seen.append(total))
-    assert seen == [1]
-    np.testing.assert_array_equal(again[:3], first)
-
-
-def test_a_broken_cache_is_computed_anew(tmp_path: Path) -> None:
-    (tmp_path / "all-MiniLM-L6-v2.npz").write_bytes(b"not a zip")
-    assert Encoder(tmp_path).documents(["a dog"]).shape == (1, WIDTH)

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from personalq.checkin.rerank.endpoint import Endpoint, patient
+from personalq.checkin.rerank.endpoint import Endpoint
 from personalq.checkin.rerank.prompt import HIGHEST, SYSTEM, reply_format, user_message
 from personalq.checkin.rerank.protocol import Calibration, OptedIn, Scores
+from personalq.checkin.rerank.retry import PAUSE, patient
 from personalq.errors import InvalidReplyError
 from personalq.records import Candidate, Intent
 
@@ -44,12 +45,18 @@ class Chat(OptedIn):
     whole_only = True
 
     def __init__(
-        self, endpoint: Endpoint, model: str, calibration: Calibration | None = None, seconds: float = SECONDS
+        self,
+        endpoint: Endpoint,
+        model: str,
+        calibration: Calibration | None = None,
+        seconds: float = SECONDS,
+        pause: float = PAUSE,
     ) -> None:
-        """`seconds` is the deadline of a call with all its tries."""
+        """`seconds` is the deadline of a call with all its tries, `pause` what is waited after the first that fails."""
         super().__init__(model, calibration)
         self._endpoint = endpoint
         self._seconds = seconds
+        self._pause = pause
         self._replies: OrderedDict[str, Reply] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,7 +78,7 @@ class Chat(OptedIn):
                 return self._replies[message]
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": message}]
         wanted = reply_format(count)
-        made = patient(lambda left: self._endpoint.complete(messages, wanted, left), self._seconds)
+        made = patient(lambda left: self._endpoint.complete(messages, wanted, left), self._seconds, self._pause)
         if made.finish in _TRUNCATED:
             raise InvalidReplyError("The language model's reply breaks off.")
         reply = read_reply(made.content, count)

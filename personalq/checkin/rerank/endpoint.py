@@ -9,23 +9,20 @@ from __future__ import annotations
 import http.client
 import json
 import math
-import queue
-import ssl
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from personalq.checkin.rerank.retry import late
 from personalq.errors import EndpointError, InvalidReplyError, RerankerError, SettingsError
 
 Message = dict[str, str]
-Value = TypeVar("Value")
 LONGEST = 2**20
 """Bytes of the longest reply that is read."""
 _PIECE = 2**14
@@ -132,73 +129,10 @@ class Provider:
         raise found
 
 
-def patient(
-    call: Callable[[float], Value],
-    seconds: float,
-    tries: int = 4,
-    pause: float = 0.5,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Value:
-    """`call(seconds left)`, tried again after failures that may pass, all of it within `seconds`.
-
-    Waits `pause`, doubled every time, or as long as the server says. Raises what the last try raised; a wait that
-    would not fit is not begun.
-    """
-    until = time.monotonic() + seconds
-    for number in range(tries):
-        try:
-            return _within(call, max(until - time.monotonic(), 0.0), seconds)
-        except EndpointError as failed:
-            wait = failed.wait if failed.wait is not None else pause * 2**number
-            if not failed.again or number + 1 == tries or time.monotonic() + wait >= until:
-                raise
-        sleep(wait)
-    raise EndpointError("The language model was not asked; allow at least one try.")
-
-
 def refusal(status: int, retry_after: str | None = None) -> EndpointError:
     """What an HTTP status other than 200 means."""
     told = _TOLD.get(status, "failed" if status >= 500 else "did not accept the request")
     return EndpointError(f"The language model's server {told} (HTTP {status}).", status in _AGAIN, _wait(retry_after))
-
-
-def late(seconds: float) -> EndpointError:
-    """The error of a deadline missed."""
-    return EndpointError(f"The language model did not answer within {seconds:g} seconds.")
-
-
-def _within(call: Callable[[float], Value], left: float, seconds: float) -> Value:
-    """The call's result. A call that overruns is left to its own time-out: no slow server can hold up the caller."""
-    box: queue.SimpleQueue[tuple[Value | None, RerankerError | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            box.put((call(left), None))
-        except Exception as error:  # A thread has nobody to raise to; every error comes back as one of ours.
-            box.put((None, _mapped(error, seconds)))
-
-    threading.Thread(target=work, daemon=True, name="personalq-endpoint").start()
-    try:
-        value, error = box.get(timeout=left)
-    except queue.Empty:
-        value, error = None, late(seconds)
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]
-
-
-def _mapped(error: Exception, seconds: float) -> RerankerError:
-    """One of our errors for any other; its words are not repeated, for they may hold the URL."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(error, RerankerError):
-        return error
-    if isinstance(reason, TimeoutError):
-        return late(seconds)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return EndpointError("The certificate of the language model's server cannot be verified; check its URL.")
-    if isinstance(reason, OSError | http.client.HTTPException):
-        return EndpointError("The language model's server cannot be reached; check that it runs.", again=True)
-    return EndpointError(f"The language model could not be asked ({type(error).__name__}).")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
