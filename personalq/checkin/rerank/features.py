@@ -49,20 +49,21 @@ NAMES = (
     "subject_anywhere_top",
     "all_strong_top",
     "all_anywhere_top",
+    "read_cover",
+    "read_back",
+    "read_fit",
+    "read_fit_top",
 )
 """The features of a candidate, in the order of the columns."""
 
 _MATCHES = ("words", "grams", "title", "body", "subject_strong", "subject_anywhere", "all_strong", "all_anywhere")
-_OF_BEST = (*_MATCHES, "name_share", "exact", "noun", "rarest", "strange_hit", "strange_miss", "unmet", "version", "date", "base", "kind", "negative")
-_OF_ANY = ("words", "grams", "title", "body", "subject_anywhere", "rarest")
-EVIDENCE = (*(f"best_{name}" for name in _OF_BEST), *(f"peak_{name}" for name in _OF_ANY), "share")
-"""What speaks against "none": features of the best candidate, of any candidate, and how far the best stands out."""
-
 Matches = dict[str, tuple[float, float]]
 """Of every word of a request, how well a checkpoint's names say it, and any of its fields."""
 
 _SCENERY_WEIGHT = 0.25
-_BLANKS = 5
+_LEAST = 0.05
+_ODDS = 0.2
+"""Brings log-odds to the size of the other features."""
 _FEW = 4
 """Candidates up to this many have no middle to speak of; they are compared with nothing at all."""
 
@@ -90,8 +91,13 @@ class Asked:
         return cls(intent, subject, everything, spaced(text), noun, " my " in spaced(text))
 
 
-def table(asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile]) -> NDArray[np.float64]:
-    """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral."""
+def table(
+    asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile], read: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral.
+
+    `read` is what `Reader.read` says of the candidates, shape (candidates, 3).
+    """
     matches = [
         {word: profile.match(word) for word in {**asked.everything, **asked.subject}} for profile in profiles
     ]
@@ -100,31 +106,26 @@ def table(asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Prof
         _row(asked, candidate, profile, found, unmet)
         for candidate, profile, found in zip(candidates, profiles, matches, strict=True)
     ]
-    return compare(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)))
+    return with_reading(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)), read)
 
 
-def compare(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Set the features that compare a candidate with the others of its table; returns `rows`."""
-    for name in _MATCHES if len(rows) else ():
+def with_reading(rows: NDArray[np.float64], read: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy of a feature table with what a reader said of its rows, shape (candidates, 3), and every comparison."""
+    found = rows.copy()
+    for column, name in enumerate(("read_cover", "read_back", "read_fit")):
+        found[:, NAMES.index(name)] = read[:, column] * (_ODDS if name == "read_fit" else 1.0)
+    _compare(found)
+    return found
+
+
+def _compare(rows: NDArray[np.float64]) -> None:
+    """Set the columns that say how far a candidate stands above the middle of its table, as a share of the best."""
+    for name in (*_MATCHES, "read_fit") if len(rows) else ():
         column = rows[:, NAMES.index(name)]
         middle, top = float(np.median(column)), float(column.max())
         middle = middle if len(rows) > _FEW else 0.0
-        reach = max(top - middle, 0.05)
+        reach = max(top - middle, _LEAST)
         rows[:, NAMES.index(f"{name}_top")] = np.clip((column - middle) / reach, 0.0, 1.0)
-    return rows
-
-
-def evidence(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the feature table (at least one row) to what says that anything fits at all, shape (len(EVIDENCE),).
-
-    "share" is how far the best stands out: its part of Σ e^{w·x} over the candidates and a few blanks that match
-    nothing, so that the only checkpoint of a small folder does not stand out by being alone.
-    """
-    at = {name: column for column, name in enumerate(NAMES)}
-    logits = np.append(rows @ weights, np.zeros(_BLANKS))
-    best = rows[int(np.argmax(logits[: len(rows)]))]
-    found = [best[at[name]] for name in _OF_BEST] + [rows[:, at[name]].max() for name in _OF_ANY]
-    return np.asarray([*found, np.exp(logits[: len(rows)].max() - logits.max()) / np.exp(logits - logits.max()).sum()])
 
 
 def _row(asked: Asked, candidate: Candidate, profile: Profile, matches: Matches, unmet: float) -> list[float]:
