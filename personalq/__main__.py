@@ -150,13 +150,13 @@ def index(
         from personalq.checkin.dialogue import CheckIn
 
         with Bar() as bar:
-            CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell)
+            CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell, encoder=settings.encoder)
     result = {
         "checkpoints": [
             {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
         ],
         "bases": [str(path) for path in catalog.bases],
-        "problems": [{"path": str(problem.path), "reason": problem.reason} for problem in catalog.problems],
+        "problems": [{"path": problem.place, "reason": problem.reason} for problem in catalog.problems],
         "summary": vars(catalog.tally) | {"checkpoints": len(catalog.checkpoints), "problems": len(catalog.problems)},
     }
     report(result, as_json, lambda _: index_text(catalog))
@@ -225,6 +225,30 @@ def bench_selection(
     report(result, as_json, lambda found: as_text(found, with_failures))
 
 
+@bench.command("repo-prompts")
+def bench_repo_prompts(
+    keep: Annotated[Path | None, typer.Option(help="Folder that keeps the catalogue and the queries.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed draws other queries.")] = None,
+    cache: Cache = None,
+    reranker: RerankerName = None,
+    llm_url: LlmUrl = None,
+    llm_provider: LlmProvider = None,
+    llm_model: LlmModel = None,
+    with_failures: WithFailures = False,
+    as_json: AsJson = False,
+) -> None:
+    """Selection on a made-up repository of 20 concepts in 50 dated versions each, every version an intent."""
+    from personalq.bench.repo_prompts import SEED, repo_prompts
+    from personalq.bench.selection import as_text
+
+    settings = Settings.read(
+        cache=cache, reranker=reranker, llm_url=llm_url, llm_provider=llm_provider, llm_model=llm_model
+    )
+    with Bar() as bar:
+        result = repo_prompts(bench_means(settings), bar.tell, keep, SEED if seed is None else seed)
+    report(result, as_json, lambda found: as_text(found, with_failures))
+
+
 # --- from settings to objects ------------------------------------------------------------------
 
 
@@ -235,7 +259,7 @@ def load_catalog(settings: Settings) -> Catalog:
     with Bar() as bar:
         catalog = load(settings.repo, settings.cache, bar.tell)
     for problem in catalog.problems:
-        note(f"{problem.path}: {problem.reason}")
+        note(str(problem))
     if catalog.tally.trouble:
         note(catalog.tally.trouble)
     return catalog
@@ -259,7 +283,13 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
     from personalq.checkin.rerank.choose import chosen
 
     with Bar() as bar:
-        checkin = CheckIn(catalog.checkpoints, cache=settings.cache, reranker=chosen(settings), on_progress=bar.tell)
+        checkin = CheckIn(
+            catalog.checkpoints,
+            cache=settings.cache,
+            reranker=chosen(settings),
+            on_progress=bar.tell,
+            encoder=settings.encoder,
+        )
     request = Request(text, base=base)
     decision = checkin.ask(request)
     if isinstance(decision, Question) and answer is not None:
@@ -276,7 +306,7 @@ def bench_means(settings: Settings) -> Means:
     reranker, composer = chosen(settings), None
     if settings.reranker == "chat" and settings.llm_model:
         composer = Composer(endpoint(settings, settings.llm_model), settings.llm_model)
-    return Means(settings.cache, reranker, composer)
+    return Means(settings.cache, settings.encoder, reranker, composer)
 
 
 def known_precision(name: str) -> Precision:

@@ -52,11 +52,15 @@ class NeverNone:
 
 
 def ablations(
-    checkpoints: Sequence[Checkpoint], cache: Path | None, reranker: Reranker | None
+    checkpoints: Sequence[Checkpoint], cache: Path | None, encoder: str | None, reranker: Reranker | None
 ) -> list[tuple[str, System]]:
     """Named systems, each PersonalQ without one stage."""
+
+    def without(reranker: Reranker | None, **changes: float) -> CheckIn:
+        return CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(**changes), encoder=encoder)
+
     return [
-        ("personalq, fused order only", CheckIn(checkpoints, cache, FusedOrder())),
-        ("personalq, no question", CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(ask=math.inf))),
-        ("personalq, no none", NeverNone(CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(none=1.0)))),
+        ("personalq, fused order only", without(FusedOrder())),
+        ("personalq, no question", without(reranker, ask=math.inf)),
+        ("personalq, no none", NeverNone(without(reranker, none=1.0))),
     ]

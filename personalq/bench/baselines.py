@@ -172,13 +172,19 @@ class Reranked:
         raise RequestError(f"{self.name} asked nothing, so there is nothing to answer.")
 
 
-def baselines(checkpoints: Sequence[Checkpoint], encoder: Encoder) -> list[Ranked]:
+def baselines(checkpoints: Sequence[Checkpoint], new_encoder: Callable[[], Encoder]) -> list[Ranked]:
     """Random, BM25 over words and over character 3- to 5-grams, dense, and the fusion of the last three."""
     documents = [search_text(checkpoint) for checkpoint in checkpoints]
     by_words = BM25("BM25 (words)", documents, words)
     by_grams = BM25("BM25 (n-grams)", documents, char_grams)
-    dense = Dense("dense", documents, encoder)
-    scorers: list[Scorer] = [Random(len(documents)), by_words, by_grams, dense, Fused([by_words, by_grams, dense])]
+    fused = Fused([by_words, by_grams, Dense("dense", documents, new_encoder())])
+    scorers: list[Scorer] = [
+        Random(len(documents)),
+        by_words,
+        by_grams,
+        Dense("dense", documents, new_encoder()),
+        fused,
+    ]
     return [Ranked(scorer, checkpoints) for scorer in scorers]
 
 

@@ -97,7 +97,8 @@ def _from_paper(row: Mapping[str, Any]) -> dict[str, Any]:
     truth = row["ground_truth"] or []
     truth = [truth] if isinstance(truth, str) else truth
     kind = "no_match" if row.get("no_match") else "ambiguous" if row.get("requires_clarification") else "single"
-    found = {**row, "kind": kind, "targets": truth, "facets": ["version", *row.get("facets", [])]}
+    facets = [*row.get("facets", []), *(["version"] if truth else [])]
+    found = {**row, "kind": kind, "targets": truth, "facets": facets}
     if kind == "ambiguous":
         found |= {"targets": row.get("candidate_pool") or truth, "answer_id": truth[0] if truth else None}
     return found

@@ -31,11 +31,20 @@ OURS = "personalq"
 
 @dataclass(frozen=True)
 class Means:
-    """What the systems may use: a folder for sentence vectors, a reranker other than the default, a language model."""
+    """What the systems may use."""
 
     cache: Path | None = None
+    """Keeps sentence vectors."""
+    encoder: str | None = None
+    """A sentence-transformers folder or Hub id for all that search by vectors; None is the packaged one."""
     reranker: Reranker | None = None
+    """Other than the default."""
     composer: Composer | None = None
+    """The language model of Stylus."""
+
+    def new_encoder(self) -> Encoder:
+        """One for each system: an encoder remembers its queries, and none shall be spared the time of another."""
+        return Encoder(self.cache, self.encoder)
 
 
 def selection(catalog: Path, queries: Path, means: Means, on_progress: Progress | None = None) -> dict[str, Any]:
@@ -56,8 +65,8 @@ def rows(
     """The same over records: {"device", "n", "checkpoints", "rows", "against", "facets", "failures"}."""
     same = lineage(checkpoints)
     plain = rivals(checkpoints, means)
-    whole: list[tuple[str, System]] = [(OURS, CheckIn(checkpoints, means.cache, means.reranker))]
-    whole += ablations(checkpoints, means.cache, means.reranker)
+    whole: list[tuple[str, System]] = [(OURS, CheckIn(checkpoints, means.cache, means.reranker, encoder=means.encoder))]
+    whole += ablations(checkpoints, means.cache, means.encoder, means.reranker)
     done = run([*plain, *whole], queries, same, on_progress)
     others, mine = done[: len(plain)], done[len(plain)]
     others += [(f"{name} + threshold", with_threshold(verdicts, same)) for name, verdicts in others if name in CUT]
@@ -78,14 +87,13 @@ CUT = ("BM25 (words)", "BM25 (n-grams)", "dense", "RRF")
 
 def rivals(checkpoints: Sequence[Checkpoint], means: Means) -> list[tuple[str, System]]:
     """The systems to compare with, by name."""
-    encoder = Encoder(means.cache)
-    ranked = baselines(checkpoints, encoder)
+    ranked = baselines(checkpoints, means.new_encoder)
     found: list[tuple[str, System]] = [(each.name, each) for each in ranked]
     if means.reranker is not None:
         alone = Reranked(ranked[-1], means.reranker)
         found.append((alone.name, alone))
     for variant in (PUBLISHED, FREE):
-        stylus = Stylus(variant, checkpoints, encoder, means.composer)
+        stylus = Stylus(variant, checkpoints, means.new_encoder(), means.composer)
         found.append((stylus.name, stylus))
     return found
 

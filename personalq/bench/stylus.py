@@ -20,6 +20,7 @@ from personalq.checkin.dense import Encoder
 from personalq.checkin.dialogue import Pending
 from personalq.checkin.rerank.endpoint import Endpoint
 from personalq.checkin.rerank.prompt import plain
+from personalq.checkin.rerank.retry import patient
 from personalq.errors import InvalidReplyError, RequestError, RerankerError
 from personalq.records import Candidate, Checkpoint, Decision, NoMatch, Request, Selection, Span
 
@@ -188,7 +189,9 @@ def _object(properties: dict[str, object]) -> dict[str, object]:
 
 
 def _turn(composer: Composer, messages: Sequence[dict[str, str]], count: int) -> str:
-    return composer.endpoint.complete(messages, reply_format(count), composer.seconds).content
+    wanted = reply_format(count)
+    made = patient(lambda left: composer.endpoint.complete(messages, wanted, left), composer.seconds)
+    return made.content
 
 
 def _message(prompt: str, adapters: Sequence[Checkpoint], variant: Variant) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from personalq.catalog.untrusted import MAX_TEXT
+from personalq.catalog.untrusted import MAX_TEXT, UNSAFE
 
 MAX_DESCRIPTION = 4000
 INLINE = "a abbr b big cite code del em font i ins kbd mark s small span strike strong sub sup u"
@@ -40,9 +40,11 @@ def plain(stored: str, keep_code: bool = False) -> str:
 
     With `keep_code` the backticks stay too, which tell where a trigger of several words ends.
     """
-    text = FENCE.sub("\n", HIDDEN.sub(" ", stored[:MAX_TEXT]))
+    text = UNSAFE.sub("", stored[:MAX_TEXT].replace("\r\n", "\n").replace("\r", "\n"))
+    text = FENCE.sub("\n", HIDDEN.sub(" ", text))
     text = INLINE_TAG.sub("", BLOCK_TAG.sub("\n", text))
-    text = BLOCK_TAG.sub("\n", INLINE_TAG.sub("", html.unescape(text).replace("\xa0", " ")))
+    text = UNSAFE.sub("", html.unescape(text).replace("\xa0", " "))
+    text = BLOCK_TAG.sub("\n", INLINE_TAG.sub("", HIDDEN.sub(" ", text)))
     text = LINE_MARK.sub("", LINK.sub(r"\1", IMAGE.sub("", text)))
     text = EMPHASIS.sub(lambda match: match[0] if keep_code and match[1] == "`" else match[2], text)
     lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.splitlines())

@@ -25,19 +25,15 @@ def load_catalog(source: Path, cache: Path, on_progress: Progress | None = None)
     being opened. Raises CatalogError when `source` cannot be read at all, HubError when the Hub refuses.
     """
     name = hub_name(source.as_posix())
+    if name is None:
+        _check(source)
     memory = Memory(index_path(source, cache))
     if name is not None:
         from personalq.catalog.hub_catalog import load_hub  # huggingface_hub takes long to import
 
         catalog = load_hub(name, memory, on_progress)
     elif source.is_dir():
-        if source.suffix.lower() in JSONL:
-            raise CatalogError(f"{source} is a folder, though it is named like a file of records; rename it.")
         catalog = scan(source, on_progress, lambda path: _remembered(path, memory))
-    elif not source.exists():
-        raise CatalogError(f"There is no repository at {source}. Pass a folder of checkpoints or a catalog.jsonl.")
-    elif source.suffix.lower() not in JSONL or not source.is_file():
-        raise CatalogError(f"{source} is neither a folder nor a .jsonl file; pass the folder that holds it.")
     else:
         catalog = read_jsonl(source, memory, on_progress)
     problems = (
@@ -47,6 +43,17 @@ def load_catalog(source: Path, cache: Path, on_progress: Progress | None = None)
     if unsaved:
         problems.append(Problem(memory.path, unsaved))
     return replace(catalog, problems=(*catalog.problems, *problems), tally=memory.tally())
+
+
+def _check(source: Path) -> None:
+    """Raise CatalogError unless `source` is a folder or a regular file named `.jsonl`."""
+    named = source.suffix.lower() in JSONL
+    if source.is_dir() and named:
+        raise CatalogError(f"{source} is a folder, though it is named like a file of records; rename it.")
+    if not source.exists():
+        raise CatalogError(f"There is no repository at {source}. Pass a folder of checkpoints or a catalog.jsonl.")
+    if not source.is_dir() and not (named and source.is_file()):
+        raise CatalogError(f"{source} is neither a folder nor a .jsonl file; pass the folder that holds it.")
 
 
 def index_path(source: Path, cache: Path) -> Path:

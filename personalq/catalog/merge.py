@@ -10,6 +10,7 @@ from personalq.catalog.clean import description as clean_description
 from personalq.catalog.clean import plain, without_tags
 from personalq.catalog.facts import Facts, Source
 from personalq.catalog.triggers import LOADER_TAG, insertable, is_generic, stated_in, unique
+from personalq.catalog.untrusted import UNSAFE
 from personalq.catalog.versions import iso_date, ordinal, slug, split_version
 from personalq.catalog.weights import GENERIC_STEM
 from personalq.records import Checkpoint, Kind
@@ -42,6 +43,7 @@ def merge(
     source that names one of them is believed before the others.
     """
     told = sorted(facts, key=lambda item: TEXT_ORDER.index(item.source))
+    own_name = UNSAFE.sub("", own_name)
     own_stem = "" if GENERIC_STEM.fullmatch(own_name) else own_name
     name = _name(told, own_stem) or own_name
     triggers, sources = _triggers(facts)

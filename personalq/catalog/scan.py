@@ -33,6 +33,15 @@ class Problem:
     path: Path
     reason: str
 
+    @property
+    def place(self) -> str:
+        """The path as text that is safe to show: what cannot be printed, as an escape."""
+        shown = str(self.path)
+        return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in shown)
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Catalog:

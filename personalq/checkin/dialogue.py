@@ -82,7 +82,7 @@ class CheckIn:
     The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
     what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, None the
-    packaged one.
+    packaged one. `store` is where its rows are kept: "memory", "disk" (under `cache`), or "auto" by their number.
     """
 
     def __init__(
@@ -93,11 +93,17 @@ class CheckIn:
         on_progress: Callable[[int, int, str], None] | None = None,
         thresholds: Thresholds | None = None,
         encoder: str | None = None,
+        store: str = "auto",
     ) -> None:
-        self._index = Index(checkpoints, cache, on_progress, encoder)
+        self._index = Index(checkpoints, cache, on_progress, encoder, store)
         self._default = Embedded(self._index.by_id, self._index.rarity)
         self._chosen = reranker or self._default
         self._thresholds = thresholds or Thresholds()
+
+    @property
+    def store(self) -> str:
+        """The name of the store in use."""
+        return self._index.store.name
 
     def add(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Make checkpoints findable from the next request on; nothing else is encoded again. Known ids are kept."""

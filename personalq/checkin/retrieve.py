@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,7 +18,7 @@ from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.fuse import reciprocal_ranks, shortlist
 from personalq.checkin.intent import remaining
 from personalq.checkin.profile import Profiles, body, phrases, title
-from personalq.checkin.stores.memory import MemoryStore
+from personalq.checkin.stores.choose import open_store
 from personalq.checkin.stores.protocol import Entry, Filter, Query, Rows, Scores, Store
 from personalq.checkin.words import stem, words
 from personalq.records import Candidate, Checkpoint, Intent
@@ -39,8 +40,10 @@ class Index:
         cache: Path | None = None,
         on_progress: Progress | None = None,
         encoder: str | None = None,
+        store: str = "auto",
     ) -> None:
         self._lock = threading.RLock()
+        self._changing = threading.Lock()
         self._records: dict[str, Checkpoint] = {}
         self._groups: dict[str, dict[str, None]] = {}
         self._bases: Counter[str] = Counter()
@@ -48,8 +51,10 @@ class Index:
         self._said: tuple[tuple[str, ...], frozenset[str]] | None = None
         self.by_id = Profiles(self._records)
         self._encoder = Encoder(cache, encoder)
-        self._store: Store = MemoryStore(self._encoder.width)
-        self.add(checkpoints, on_progress)
+        unique = _unique(checkpoints)
+        folder = cache / "stores" / _place(unique.values()) if cache else None
+        self._store = open_store(store, len(unique), self._encoder.width, self._encoder.identity, folder)
+        self._fill(unique, on_progress)
         if self._records:
             self._encoder.query("ready")
 
@@ -84,23 +89,13 @@ class Index:
 
     def add(self, checkpoints: Iterable[Checkpoint], on_progress: Progress | None = None) -> None:
         """Make checkpoints findable at once; ids that are known already keep their first record."""
-        new: dict[str, Checkpoint] = {}
-        for checkpoint in checkpoints:
-            if checkpoint.id not in self._records:
-                new.setdefault(checkpoint.id, checkpoint)
-        if not new:
-            return
-        entries = [_entry(checkpoint) for checkpoint in new.values()]
-        texts = [title(checkpoint) for checkpoint in new.values()] + [body(checkpoint) for checkpoint in new.values()]
-        vectors = self._encoder.documents(texts, on_progress)
-        with self._lock:
-            self._store.add(entries, vectors[: len(new)], vectors[len(new) :])
-            for checkpoint in new.values():
-                self._note(checkpoint)
+        with self._changing:
+            new = _unique(checkpoints)
+            self._put([each for each in new.values() if each.id not in self._records], on_progress)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget checkpoints; unknown ids are left out."""
-        with self._lock:
+        with self._changing, self._lock:
             gone = [identifier for identifier in dict.fromkeys(ids) if identifier in self._records]
             self._store.remove(gone)
             for identifier in gone:
@@ -134,6 +129,27 @@ class Index:
             fused = reciprocal_ranks(found.lists, self._store.size)
             rows = np.asarray(self._store.rows(ids), dtype=np.int64)
             return self._gather(query.text, rows, found.scores(rows), fused[rows])
+
+    def _fill(self, wanted: dict[str, Checkpoint], on_progress: Progress | None) -> None:
+        """Bring a store that may hold an earlier catalogue up to this one: only what changed is touched."""
+        held = dict(self._store.held())
+        kept = [each for each in held if each in wanted and _entry(wanted[each]).fingerprint == held[each]]
+        self._store.remove(list(held.keys() - set(kept)))
+        for identifier in kept:
+            self._note(wanted[identifier])
+        self._put([each for each in wanted.values() if each.id not in self._records], on_progress)
+
+    def _put(self, new: Sequence[Checkpoint], on_progress: Progress | None) -> None:
+        """Encode and store checkpoints, in pieces that a store on disk keeps even if the next one fails."""
+        for start in range(0, len(new), self._store.piece):
+            piece = new[start : start + self._store.piece]
+            texts = [title(checkpoint) for checkpoint in piece] + [body(checkpoint) for checkpoint in piece]
+            vectors = self._encoder.documents(texts, _shifted(on_progress, 2 * start, 2 * len(piece), 2 * len(new)))
+            entries = [_entry(checkpoint) for checkpoint in piece]
+            with self._lock:
+                self._store.add(entries, vectors[: len(piece)], vectors[len(piece) :])
+                for checkpoint in piece:
+                    self._note(checkpoint)
 
     def _query(self, intent: Intent, loaded: str | None, clock: Clock) -> Query:
         text = remaining(intent)
@@ -187,6 +203,30 @@ class Index:
 
 def _filter(intent: Intent, loaded: str | None) -> Filter:
     return Filter(loaded, intent.base, intent.kind)
+
+
+def _unique(checkpoints: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
+    unique: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        unique.setdefault(checkpoint.id, checkpoint)
+    return unique
+
+
+def _place(checkpoints: Iterable[Checkpoint]) -> str:
+    """A name for where the files of a catalogue lie, so that two catalogues do not share a store."""
+    folders = {str(Path(checkpoint.files[0]).parent) for checkpoint in checkpoints if checkpoint.files}
+    try:
+        place = os.path.commonpath(folders)
+    except ValueError:
+        place = ""
+    return hashlib.sha256(place.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _shifted(on_progress: Progress | None, before: int, piece: int, total: int) -> Progress | None:
+    """Progress of one piece, of which only the missing part is encoded, told as progress of the whole."""
+    if on_progress is None:
+        return None
+    return lambda done, missing, what: on_progress(before + piece - missing + done, total, what)
 
 
 def _group(checkpoint: Checkpoint) -> str:

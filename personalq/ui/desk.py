@@ -89,7 +89,12 @@ class Desk:
         from personalq.checkin.dialogue import CheckIn
         from personalq.checkin.rerank.choose import chosen
 
-        return CheckIn(self.catalog.checkpoints, cache=self.settings.cache, reranker=chosen(self.settings))
+        return CheckIn(
+            self.catalog.checkpoints,
+            cache=self.settings.cache,
+            reranker=chosen(self.settings),
+            encoder=self.settings.encoder,
+        )
 
     def _make_engine(self) -> Engine:
         from personalq.backend.engine import Engine

@@ -54,7 +54,7 @@ class Handlers:
         """The status line: at once with what is known, then again when the engine is ready."""
         count = len(self.desk.catalog.checkpoints)
         words = [self.desk.base_name or "no base model", f"{count} checkpoint" + ("" if count == 1 else "s")]
-        problems = [f"{problem.path}: {problem.reason}" for problem in self.desk.catalog.problems]
+        problems = [str(problem) for problem in self.desk.catalog.problems]
         yield panels.status("loading", [*words, "getting ready…"], problems)
         try:
             yield panels.status("ready", [words[0], self.desk.ready(), words[1]], problems)

@@ -64,6 +64,30 @@ def test_another_base_is_never_in_the_short_list(index: Index) -> None:
     assert far not in [candidate.checkpoint for candidate in found(index, "wfl dog", "tiny-sd")]
 
 
+def test_a_store_on_disk_is_brought_up_to_the_catalogue(cache: Path, tmp_path: Path) -> None:
+    encoded: list[int] = []
+
+    def opened(checkpoints: tuple[Checkpoint, ...]) -> Index:
+        encoded.clear()
+        return Index(checkpoints, tmp_path, lambda done, total, what: encoded.append(done), store="disk")
+
+    first = opened(CATALOGUE)
+    assert first.store.name.startswith("disk")
+    assert len(first.store) == len(CATALOGUE)
+    assert len(encoded) > 0
+    renamed = dog("biscuit", "Rusk", "rsk dog", "Our blue dog who wears a red bandana.")
+    second = opened((renamed, *CATALOGUE[2:], NEW))
+    assert set(second.store.held()) == {c.id for c in CATALOGUE} - {"pepper"} | {"waffle"}
+    assert found(second, "rsk dog")[0].checkpoint == renamed
+    assert "pepper" not in scores(second, "Pepper")
+    again = opened((renamed, *CATALOGUE[2:], NEW))
+    assert encoded == []
+    assert scores(again, "my dog with the scarf") == scores(second, "my dog with the scarf")
+    in_memory = Index((renamed, *CATALOGUE[2:], NEW), cache)
+    for text in ("wfl dog", "ember fox"):
+        assert found(again, text)[0].checkpoint == found(in_memory, text)[0].checkpoint
+
+
 def test_profiles_are_read_when_asked_for_and_forgotten_when_many(monkeypatch: pytest.MonkeyPatch) -> None:
     records = {str(at): Checkpoint(id=str(at), name=f"Fox {at}") for at in range(5)}
     read: list[str] = []

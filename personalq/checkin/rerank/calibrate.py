@@ -98,7 +98,7 @@ def calibrate(settings: Settings, catalog: Path, queries: Path) -> str:
     reranker = chosen(settings)
     if reranker is None:
         raise SettingsError(f"Name the reranker to calibrate with --reranker: {', '.join(RERANKERS[1:])}.")
-    index = Index(read_jsonl(catalog).checkpoints, settings.cache)
+    index = Index(read_jsonl(catalog).checkpoints, settings.cache, encoder=settings.encoder)
     with tqdm(desc="Scoring", leave=False) as bar:
 
         def tell(done: int, total: int) -> None:

@@ -19,6 +19,7 @@ class MemoryStore:
     """`Store` without files. Scores are exact, and its lists hold every row that is allowed."""
 
     name = "memory"
+    piece = 1 << 20
 
     def __init__(self, width: int) -> None:
         self._register = Register()

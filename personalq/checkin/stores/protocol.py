@@ -97,6 +97,8 @@ class Store(Protocol):
     """Finds rows by text, vector and exact phrase. Not safe for threads by itself; `Index` holds a lock."""
 
     name: str
+    piece: int
+    """How many checkpoints to add at a time, where there are many."""
 
     def __len__(self) -> int:
         """The checkpoints that can be found."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,15 @@ class Register:
         """False for rows removed, shape (size,)."""
         return self._alive.values
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Give every entry the next row. The ids must be new."""
-        for entry in entries:
-            self._row[entry.id] = len(self._ids)
-            self._held[entry.id] = entry.fingerprint
+    def add(self, entries: Sequence[Entry], removed: Collection[int] = ()) -> None:
+        """Give every entry the next row, but leave the rows `removed` empty. Ids must be new, save for those."""
+        first = len(self._ids)
+        for row, entry in enumerate(entries, start=first):
             self._ids.append(entry.id)
-        self._alive.extend(np.ones(len(entries), dtype=bool))
+            if row not in removed:
+                self._row[entry.id] = row
+                self._held[entry.id] = entry.fingerprint
+        self._alive.extend([row not in removed for row in range(first, len(self._ids))])
         self._base_of.extend([self._bases.setdefault(entry.base, len(self._bases)) for entry in entries])
         self._kind_of.extend([self._kinds.setdefault(entry.kind, len(self._kinds)) for entry in entries])
 
@@ -68,15 +70,20 @@ class Register:
         """The id a row was given for."""
         return self._ids[row]
 
+    def names_allowed(self, wanted: Filter) -> tuple[list[str | None] | None, list[str] | None]:
+        """The bases and the kinds that the filter lets through, of those there are; None is all."""
+        bases = [base for base in self._bases if wanted.base(base)]
+        kinds = [kind for kind in self._kinds if wanted.allows(kind)]
+        return None if len(bases) == len(self._bases) else bases, None if len(kinds) == len(self._kinds) else kinds
+
     def allowed(self, wanted: Filter) -> NDArray[np.bool_]:
         """The rows not removed that the filter lets through, shape (size,)."""
-        bases = np.asarray([wanted.base(base) for base in self._bases], dtype=bool)
-        kinds = np.asarray([wanted.allows(kind) for kind in self._kinds], dtype=bool)
+        bases, kinds = self.names_allowed(wanted)
         found: NDArray[np.bool_] = self.alive.copy()
-        if not bases.all():
-            found &= bases[self._base_of.values]
-        if not kinds.all():
-            found &= kinds[self._kind_of.values]
+        if bases is not None:
+            found &= np.isin(self._base_of.values, [self._bases[base] for base in bases])
+        if kinds is not None:
+            found &= np.isin(self._kind_of.values, [self._kinds[kind] for kind in kinds])
         return found
 
     @property
