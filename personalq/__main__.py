@@ -360,9 +360,9 @@ class Bar:
         """`done` of `total`, and what is being worked on."""
         if self.bar is None:
             self.bar = tqdm(total=total, file=sys.stderr, leave=False, mininterval=0.5)
+        self.bar.set_description_str(what, refresh=False)
         if self.bar.total != total:  # Another stage, whose pace says nothing of the one before.
             self.bar.reset(total)
-        self.bar.set_description_str(what, refresh=False)
         self.bar.update(done - self.bar.n)
 
 

@@ -1,6 +1,6 @@
 """Asking a Hub over HTTP: lists, descriptions of repositories, first bytes of files. It knows no metadata format.
 
-It uses huggingface_hub's session and headers, so `HF_ENDPOINT`, `HF_TOKEN`, proxies and the offline switch
+It uses huggingface_hub's session and token, so `HF_ENDPOINT`, `HF_TOKEN`, a login, proxies and the offline switch
 count, but reads every reply itself: with a time-out, no further than a limit, and as untrusted data. Its own methods
 read replies of any length, and those that list models or collections wait for ever.
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, get_session
+from huggingface_hub.utils import get_session
 
 from personalq.catalog.hub_names import COMMIT, REPO, Place, unsafe
 from personalq.catalog.untrusted import Fields, decode, parse_json
@@ -128,7 +128,10 @@ class Hub:
         self, address: str, what: str, count: int, asked: Mapping[str, str] | None = None, span: bool = False
     ) -> tuple[bytes, str | None]:
         """The first `count` bytes of a reply, and where its next page is said to be."""
-        headers = {**build_hf_headers(library_name="personalq"), "Accept-Encoding": "identity"}
+        headers = {"User-Agent": "personalq", "Accept-Encoding": "identity"}
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         if span:
             headers["Range"] = f"bytes=0-{count - 1}"
         for pause in (*self.pauses, None):

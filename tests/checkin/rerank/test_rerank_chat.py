@@ -35,7 +35,7 @@ def running() -> Iterator[Scripted]:
         yield server
 
 
-def chat(server: Scripted, seconds: float = 5.0, key: str | None = KEY) -> Chat:
+def chat(server: Scripted, seconds: float = 20.0, key: str | None = KEY) -> Chat:
     return Chat(Url(server.url, "some-model", key), "some-model", seconds=seconds, pause=0.01)
 
 
@@ -140,7 +140,7 @@ def test_a_redirect_is_not_followed(running: Scripted, status: int) -> None:
 
 
 def test_refused_connections_are_an_endpoint_error() -> None:
-    nobody = Chat(Url(f"http://127.0.0.1:{closed_port()}/v1", "m", KEY), "m", seconds=5, pause=0.01)
+    nobody = Chat(Url(f"http://127.0.0.1:{closed_port()}/v1", "m", KEY), "m", seconds=20, pause=0.01)
     with pytest.raises(EndpointError, match="cannot be reached"):
         nobody.score(ASKED, PAIR)
 
@@ -197,7 +197,7 @@ def test_no_key_and_no_endpoint_in_errors_or_logs(
     running: Scripted, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.answers(answer)
-    asked = chat(running, seconds=0.5)
+    asked = chat(running, seconds=0.5 if answer.hang else 20)
     with caplog.at_level(logging.DEBUG), pytest.raises(RerankerError) as failed:
         asked.score(ASKED, PAIR)
     told = "".join(traceback.format_exception(failed.value)) + repr(failed.value) + caplog.text
