@@ -44,6 +44,12 @@ def indifferent(text: str) -> bool:
     return _ANY.match(fold(text).replace("’", "'")) is not None
 
 
+def opening(text: str) -> str:
+    """The first sentence that says anything: people name what they mean, then explain ("x. y is overfitted")."""
+    sentences = re.split(r"(?<=[^\W\d_])[.!?;](?=\s|$)", text)
+    return next((sentence for sentence in sentences if content_words(sentence)), text)
+
+
 def with_digits(text: str) -> str:
     """ "number five" with its digit, as names of checkpoints have it."""
     return re.sub(r"[^\W\d_]+", lambda word: str(_NUMBERS.get(word[0].casefold(), word[0])), text)

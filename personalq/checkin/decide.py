@@ -14,6 +14,7 @@ from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.rewrite import rewrite
 from personalq.checkin.slots import explained, said, slots
+from personalq.checkin.ties import level
 from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request, Selection
 
 STAGES = ("intent", "lexical", "dense", "fuse", "rerank", "decide", "rewrite")
@@ -46,7 +47,7 @@ def read(index: Index, reranker: Reranker, request: Request, clock: Clock) -> Re
     """Understand and rank a request. Raises RequestError for one without words."""
     with clock.stage("intent"):
         intent = parse(request, index.bases, index.nouns)
-    whole = rank(index, reranker, intent, request.base, clock)
+    whole = level(index, rank(index, reranker, intent, request.base, clock))
     parts = None if intent.opt_out else slots(index, reranker, intent, whole, request.base, clock)
     return Reading(request, intent, whole, parts)
 
@@ -76,8 +77,9 @@ def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock)
 
 
 def sure(ranking: Ranking, thresholds: Thresholds) -> bool:
-    """P(g*) ≥ τ₁, or one model holds nearly all of what is not "none"."""
-    return ranking.top >= thresholds.select or ranking.top >= thresholds.certain * (1 - ranking.none)
+    """P(g*) ≥ τ₁, or one model holds nearly all of what is not "none" and more than "none"."""
+    alone = ranking.top >= thresholds.certain * (1 - ranking.none) and ranking.top > ranking.none
+    return ranking.top >= thresholds.select or alone
 
 
 def select(index: Index, reading: Reading, rankings: Sequence[Ranking], clock: Clock) -> Decision:

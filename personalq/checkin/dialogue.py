@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from personalq.checkin.answer import clicked, indifferent, with_digits
+from personalq.checkin.answer import clicked, indifferent, opening, with_digits
+from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.decide import (
     STAGES,
@@ -20,20 +22,24 @@ from personalq.checkin.decide import (
     selection,
     sure,
 )
-from personalq.checkin.intent import LONGEST, parse
+from personalq.checkin.intent import LONGEST, parse, without_consumed
 from personalq.checkin.question import NONE_OF_THESE, label_of
 from personalq.checkin.ranking import Ranking, rank, resolve, weigh
 from personalq.checkin.rerank.embedded import Embedded
 from personalq.checkin.rerank.fallback import Fallback
-from personalq.checkin.rerank.features import Asked
+from personalq.checkin.rerank.features import Asked, date_fit, version_fit
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index, allowed
+from personalq.checkin.words import content_words
 from personalq.checkin.words import words
 from personalq.errors import RequestError, UnknownCheckpointError
 from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
 
 _UNRELATED = 0.25
-"""Share of an answer's words that some candidate must say for it to be an answer at all."""
+"""Share of an answer's words that some candidate must say for it to be an answer by its words."""
+_CONSTRAINT = "it is what the answer asks for"
+_MEANT = 0.3
+"""Cosine with a candidate from which an answer may describe it in other words."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,10 @@ class CheckIn:
         """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""
         return self._ask(request, Fallback(self._chosen, self._default))
 
-    def _ask(self, request: Request, scoring: Fallback) -> Decision:
+    def _ask(self, request: Request, scoring: Fallback, thresholds: Thresholds | None = None) -> Decision:
         clock = Clock()
         reading = read(self._index, scoring, request, clock)
-        return _told(decide(self._index, reading, self._thresholds, clock), clock, scoring)
+        return _told(decide(self._index, reading, thresholds or self._thresholds, clock), clock, scoring)
 
     def answer(self, pending: Pending, text: str) -> Decision:
         """Settle a pending question by an option's id, label or number, or by free text; never asks again.
@@ -162,23 +168,29 @@ class CheckIn:
 
     def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock, scoring: Fallback) -> Decision:
         """Rerank the question's candidates by the answer, on top of what the request said."""
-        said = replace(reading.request, text=with_digits(text))
+        said = replace(reading.request, text=with_digits(opening(text)))
         intent = parse(said, self._index.bases, self._index.nouns)
         rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
-        if self._unrelated(intent, asked, clock, scoring):
-            return self._ask(replace(reading.request, text=text), scoring)
+        constrained = not content_words(without_consumed(intent))
+        if not constrained and self._unrelated(intent, asked, rescored, clock, scoring):
+            fresh = replace(reading.request, text=text)
+            return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
         with clock.stage("rerank"):
-            logits, reasons = scoring.score(intent, rescored)
+            told = ([0.0] * len(rescored), [_CONSTRAINT] * len(rescored))
+            logits, reasons = told if constrained else scoring.score(intent, rescored)
             before = {item.checkpoint.id: item.rerank for item in asked.candidates}
             joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
-            fitting = [at for at, item in enumerate(rescored) if allowed(item.checkpoint, intent, reading.request.base)]
-            kept = fitting or range(len(rescored))
+            kept = list(range(len(rescored)))
+            for meets in _constraints(intent, reading.request.base):
+                kept = [at for at in kept if meets(rescored[at].checkpoint)] or kept
             rescored, joint = [rescored[at] for at in kept], [joint[at] for at in kept]
             ranking = weigh(self._index, scoring, asked.intent, rescored, joint, [reasons[at] for at in kept])
         meant = _together(reading.intent, intent)
         return _told(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock, scoring)
 
-    def _unrelated(self, intent: Intent, asked: Ranking, clock: Clock, scoring: Fallback) -> bool:
+    def _unrelated(
+        self, intent: Intent, asked: Ranking, rescored: Sequence[Candidate], clock: Clock, scoring: Fallback
+    ) -> bool:
         """Whether an answer is a request of its own: it says nothing of the candidates, or surely means another."""
         if intent.base or intent.kind or intent.version or intent.time_range or intent.negatives:
             return False
@@ -186,11 +198,12 @@ class CheckIn:
         said = Asked.of(intent, self._index.rarity).everything
         total = sum(said.values())
         covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
-        if max(covers, default=0.0) < _UNRELATED:
+        meant = max((max(item.dense, item.body) for item in rescored), default=0.0)
+        if max(covers, default=0.0) < _UNRELATED and meant < _MEANT:
             return True
         fresh = rank(self._index, scoring, intent, None, clock)
         known = {profile.group for profile in profiles}
-        return sure(fresh, self._thresholds) and fresh.none < 0.5 and fresh.models[0].group not in known
+        return sure(fresh, self._thresholds) and fresh.none < self._thresholds.none and fresh.models[0].group not in known
 
     def _settle(self, reading: Reading, asked: Ranking, pick: Candidate, meant: Intent, clock: Clock) -> Decision:
         """The picked model in the version meant, beside the other slot's best when the request had two."""
@@ -240,6 +253,16 @@ class CheckIn:
 def _told(decision: Decision, clock: Clock, scoring: Fallback) -> Decision:
     """The decision with its timings and what its reranker remarks."""
     return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES), remarks=scoring.remarks)
+
+
+def _constraints(intent: Intent, loaded: str | None) -> tuple[Callable[[Checkpoint], bool], ...]:
+    """What an answer asks of a checkpoint beside its words, the firmest first; one that none meets is let go."""
+    return (
+        lambda checkpoint: intent.base is None or fits(checkpoint.base, intent.base) is True,
+        lambda checkpoint: allowed(checkpoint, intent, loaded),
+        lambda checkpoint: version_fit(intent, checkpoint) >= 0,
+        lambda checkpoint: date_fit(intent, checkpoint) >= 0,
+    )
 
 
 def _together(request: Intent, answer: Intent) -> Intent:

@@ -149,11 +149,16 @@ def _today(request: Request) -> date:
 
 
 def remaining(intent: Intent) -> str:
-    """The request without the pieces that only chose a checkpoint, for searching."""
+    """The request without the pieces that only chose a checkpoint, for searching; the whole of it if nothing stays."""
+    return without_consumed(intent) or intent.text
+
+
+def without_consumed(intent: Intent) -> str:
+    """The request without the pieces that only chose a checkpoint; may be empty."""
     text = intent.text
     for start, end in sorted(intent.consumed, reverse=True):
         text = f"{text[:start]} {text[end:]}"
-    return " ".join(text.split()) or intent.text
+    return " ".join(text.split())
 
 
 def _with_lead(text: str, piece: Piece) -> Piece:

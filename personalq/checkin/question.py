@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from personalq.checkin.nouns import class_of
 from personalq.checkin.ranking import Model, Ranking
+from personalq.checkin.words import content_words
 from personalq.records import Checkpoint, Option, Question
 
 SHOWN = 4
@@ -58,12 +59,19 @@ def best_question(ranking: Ranking) -> Worth | None:
     names = _unique_labels(models)
     offers = [("name", _which(models), {model.group: names[model.group] for model in models})]
     for attribute in ATTRIBUTES:
+        if attribute.name == "version" and not _alike(models):
+            continue
         values = {model.group: attribute.read(model.best.checkpoint) for model in models}
         known = sum(model.probability for model in models if values[model.group])
         if known >= 0.5 * sum(model.probability for model in models):
             offers.append((attribute.name, attribute.ask, {group: value for group, value in values.items() if value}))
     found = [_worth(ranking, models, *offer) for offer in offers]
     return max(found, key=lambda worth: (round(worth.gain, 6), worth is found[0]))
+
+
+def _alike(models: Sequence[Model]) -> bool:
+    """Whether all names share a word, so that their versions say something beside each other."""
+    return bool(set.intersection(*(set(content_words(model.best.checkpoint.name)) for model in models)))
 
 
 def _worth(ranking: Ranking, models: Sequence[Model], name: str, ask: str, values: dict[str, str]) -> Worth:

@@ -13,7 +13,7 @@ from personalq.checkin.rerank.features import has_version
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.words import content_words, words
-from personalq.records import Candidate, Checkpoint, Intent
+from personalq.records import Candidate, Checkpoint, Intent, Role
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class Ranking:
         return self.models[0].probability if self.models else 0.0
 
 
-def rank(index: Index, reranker: Reranker, intent: Intent, loaded: str | None, clock: Clock) -> Ranking:
-    """Retrieve, rerank and calibrate one slot.
+def rank(
+    index: Index, reranker: Reranker, intent: Intent, loaded: str | None, clock: Clock, never: Role | None = None
+) -> Ranking:
+    """Retrieve, rerank and calibrate one slot, without the checkpoints of the role `never`.
 
     Raises RerankerError when the reranker fails.
     """
-    candidates = index.candidates(intent, loaded, clock)
+    candidates = [each for each in index.candidates(intent, loaded, clock) if each.checkpoint.role != never]
     with clock.stage("rerank"):
         logits, reasons = reranker.score(intent, candidates) if candidates else ([], [])
         return weigh(index, reranker, intent, candidates, logits, reasons)

@@ -149,7 +149,7 @@ def _row(asked: Asked, candidate: Candidate, profile: Profile, matches: Matches,
         "unmet": unmet,
         "version": version_fit(intent, checkpoint),
         "version_words": _version_words(asked, profile),
-        "date": _date_fit(intent, checkpoint),
+        "date": date_fit(intent, checkpoint),
         "base": _sign(fits(checkpoint.base, intent.base)),
         "kind": 0.0 if intent.kind is None else (1.0 if checkpoint.kind == intent.kind else -1.0),
         "negative": _negative(intent, profile),
@@ -221,7 +221,7 @@ def _version_words(asked: Asked, profile: Profile) -> float:
     return float(bool(told & set(asked.everything)))
 
 
-def _date_fit(intent: Intent, checkpoint: Checkpoint) -> float:
+def date_fit(intent: Intent, checkpoint: Checkpoint) -> float:
     """1 inside the interval, falling to -1 two months outside it; 0 without a date."""
     if intent.time_range is None or not checkpoint.created_at:
         return 0.0
