@@ -150,7 +150,13 @@ def index(
         from personalq.checkin.dialogue import CheckIn
 
         with Bar() as bar:
-            CheckIn(catalog.checkpoints, cache=settings.cache, on_progress=bar.tell, encoder=settings.encoder)
+            CheckIn(
+                catalog.checkpoints,
+                cache=settings.cache,
+                on_progress=bar.tell,
+                encoder=settings.encoder,
+                store=settings.store,
+            )
     result = {
         "checkpoints": [
             {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
@@ -249,6 +255,22 @@ def bench_repo_prompts(
     report(result, as_json, lambda found: as_text(found, with_failures))
 
 
+@bench.command("scale")
+def bench_scale(
+    n: Annotated[str, typer.Option(help="Sizes of the catalogues, with commas between.")] = "1000,10000,100000",
+    store: Annotated[str | None, typer.Option(help="auto, memory, disk or qdrant.")] = None,
+    encoded: Annotated[bool, typer.Option(help="Encode the documents; else random vectors stand in.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check-in on made-up catalogues of growing size: latency by stage, BM25 ratio, additions, bytes."""
+    from personalq.bench.scale import as_text, scale, sizes
+
+    settings = Settings.read(store=store)
+    with Bar() as bar:
+        result = scale(sizes(n), settings.store, encoded, bar.tell)
+    report(result, as_json, as_text)
+
+
 # --- from settings to objects ------------------------------------------------------------------
 
 
@@ -289,6 +311,7 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
             reranker=chosen(settings),
             on_progress=bar.tell,
             encoder=settings.encoder,
+            store=settings.store,
         )
     request = Request(text, base=base)
     decision = checkin.ask(request)

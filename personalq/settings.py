@@ -42,6 +42,8 @@ class Settings:
     """Deadline of the chat reranker for a request, all its tries together."""
     encoder: str | None = None
     """A sentence-transformers folder or Hub id for retrieval; None is the packaged MiniLM."""
+    store: str = "auto"
+    """Where retrieval keeps its rows: "memory", "disk" (under `cache`), "qdrant", or "auto", by their number."""
 
     @classmethod
     def read(cls, **flags: object) -> Settings:

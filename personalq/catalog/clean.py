@@ -40,7 +40,7 @@ def plain(stored: str, keep_code: bool = False) -> str:
 
     With `keep_code` the backticks stay too, which tell where a trigger of several words ends.
     """
-    text = UNSAFE.sub("", stored[:MAX_TEXT].replace("\r\n", "\n").replace("\r", "\n"))
+    text = stored[:MAX_TEXT].replace("\r\n", "\n").replace("\r", "\n")
     text = FENCE.sub("\n", HIDDEN.sub(" ", text))
     text = INLINE_TAG.sub("", BLOCK_TAG.sub("\n", text))
     text = UNSAFE.sub("", html.unescape(text).replace("\xa0", " "))

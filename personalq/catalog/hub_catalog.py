@@ -24,6 +24,7 @@ from personalq.catalog.scan import Catalog, Problem, Progress, assemble
 from personalq.catalog.tree import Tree
 from personalq.catalog.weights import SUFFIXES
 from personalq.errors import CatalogError, HubError, HubUnavailableError
+from personalq.records import Checkpoint
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,7 +75,7 @@ class _Visit:
         found: dict[str, Repo] = {}
         unknown: list[str] = []
         for id_, commit in self._listed(name).items():
-            saved = self.memory.recall(f"@{id_}", commit) if commit else None
+            saved = self.memory.recall(f" {id_}", commit) if commit else None
             if saved is None:
                 unknown.append(id_)
             else:
@@ -82,7 +83,7 @@ class _Visit:
         for id_, repo in self._each(self.hub.repo, unknown, "asking for repositories"):
             if isinstance(repo, Repo):
                 found[id_] = repo
-                self.memory.keep(f"@{id_}", repo.commit, asdict(repo))
+                self.memory.keep(f" {id_}", repo.commit, asdict(repo))
             elif name.what == "model":
                 raise repo
             else:
@@ -140,11 +141,14 @@ class _Visit:
             except HubError as error:
                 return error
 
-        with ThreadPoolExecutor(WORKERS) as pool:
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
             for done, (item, result) in enumerate(zip(items, pool.map(attempt, items), strict=True), 1):
                 if self.on_progress:
                     self.on_progress(done, len(items), what)
                 yield item, result
+        finally:  # Who interrupts does not wait for what was not yet asked.
+            pool.shutdown(cancel_futures=True)
 
     def _failed(self, where: str, error: HubError) -> None:
         """Report an error, once only when the Hub is gone, and hold on to what was known of the place."""
@@ -154,7 +158,6 @@ class _Visit:
             self.problems.append(Problem(Path(f"{SCHEME}{where}"), f"{error} The rest was not read; what was is kept."))
         self.errors.append(error)
         self.memory.retain(where)
-        self.memory.retain(f"@{where}")
 
 
 def _belongs(path: str) -> bool:
@@ -171,7 +174,7 @@ def _with_upload(reading: Reading, repo: Repo, alone: bool) -> Reading:
     return replace(reading, facts=(*reading.facts, facts)) if reading.facts else reading
 
 
-def _silent(repos: Sequence[Repo], found: Sequence[Any], problems: Sequence[Problem]) -> list[Problem]:
+def _silent(repos: Sequence[Repo], found: Sequence[Checkpoint], problems: Sequence[Problem]) -> list[Problem]:
     """A problem for every repository that gave neither a checkpoint nor a problem."""
     spoken = {str(problem.path).removeprefix(SCHEME).split("@")[0] for problem in problems}
     spoken |= {file.removeprefix(SCHEME).split("@")[0] for one in found for file in one.files[:1]}

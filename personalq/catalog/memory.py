@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+SAVE_EVERY = 30
+"""Seconds of reading that an interruption may cost."""
 ABANDONED = 3600
 """Seconds after which an unfinished file must be one that a process left behind when it was killed."""
 
@@ -35,7 +37,7 @@ class Tally:
 
 
 class Memory:
-    """Values by key, each valid while its stamp stays what it was. Keys that begin with "@" are in no tally."""
+    """Values by key, each valid while its stamp stays what it was. Keys that begin with a space are in no tally."""
 
     def __init__(self, path: Path) -> None:
         """Reads the index at `path`, or else the copy that it replaced."""
@@ -43,6 +45,7 @@ class Memory:
         self.known, self._trouble, self._sound = _load(path)
         self._seen: dict[str, tuple[Any, Any]] = {}
         self._new = self._reread = 0
+        self._saved_at = time.monotonic()
 
     def recall(self, key: str, stamp: Any) -> Any | None:
         """The value kept under `key`, if it was kept with an equal `stamp`; None otherwise."""
@@ -53,21 +56,24 @@ class Memory:
         return value
 
     def keep(self, key: str, stamp: Any, value: Any) -> None:
-        """Remember a value that JSON can hold. `stamp` is made of text, numbers, lists and None."""
-        self._reread += key in self.known and key[:1] != "@"
-        self._new += key not in self.known and key[:1] != "@"
+        """Remember a value that JSON can hold, and save now and then. `stamp` is text, a number, or a list of them."""
+        self._reread += key in self.known and key[:1] != " "
+        self._new += key not in self.known and key[:1] != " "
         self._seen[key] = (stamp, value)
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
+            with suppress(OSError):  # The last save reports what is wrong.
+                self._write({**self.known, **self._seen})
 
-    def retain(self, prefix: str) -> None:
-        """Hold on to the entries whose keys start with `prefix`, though they were not looked at this time."""
+    def retain(self, place: str) -> None:
+        """Hold on to the entries of a file or of all below a folder, though they were not looked at this time."""
         for key, entry in self.known.items():
-            if key.startswith(prefix):
+            if key.lstrip(" ") == place or key.startswith(f"{place}/"):
                 self._seen.setdefault(key, entry)
 
     def tally(self) -> Tally:
         """What was recalled, kept and missed so far."""
-        counted = {key for key in self._seen if key[:1] != "@"}
-        gone = {key for key in self.known if key[:1] != "@"} - counted
+        counted = {key for key in self._seen if key[:1] != " "}
+        gone = {key for key in self.known if key[:1] != " "} - counted
         return Tally(len(counted), self._new, self._reread, len(gone), self._trouble)
 
     def save(self) -> str | None:
@@ -75,28 +81,32 @@ class Memory:
 
         The index that was there stays beside it as `.bak`. A process that is killed on the way leaves one of the two.
         """
-        if self._seen == self.known and self._sound:
+        if self._seen == self.known and self._sound and not (self._new or self._reread):
             return None
-        text = json.dumps({"readers": _readers(), "entries": self._seen})
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _forget_abandoned(self.path)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".tmp")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(f"{_digest(text)}\n{text}")
-                    file.flush()
-                    os.fsync(file.fileno())
-                if self._sound:  # A damaged index must not take the place of the good copy.
-                    with suppress(FileNotFoundError):
-                        self.path.replace(backup(self.path))
-                Path(name).replace(self.path)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
+            self._write(self._seen)
         except OSError as error:
             return f"The index cannot be saved ({error.strerror}); choose another cache folder."
         return None
+
+    def _write(self, entries: dict[str, tuple[Any, Any]]) -> None:
+        text = json.dumps({"readers": _readers(), "entries": entries})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _forget_abandoned(self.path)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(f"{_digest(text)}\n{text}")
+                file.flush()
+                os.fsync(file.fileno())
+            if self._sound:  # A damaged index must not take the place of the good copy.
+                with suppress(FileNotFoundError):
+                    self.path.replace(backup(self.path))
+            Path(name).replace(self.path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self._sound, self._saved_at = True, time.monotonic()
 
 
 def backup(path: Path) -> Path:

@@ -22,6 +22,7 @@ from personalq.checkin.decide import (
     selection,
     sure,
 )
+from personalq.checkin.dense import Encoder
 from personalq.checkin.intent import LONGEST, parse, without_consumed
 from personalq.checkin.question import NONE_OF_THESE, label_of
 from personalq.checkin.ranking import Ranking, rank, resolve, weigh
@@ -87,8 +88,9 @@ class CheckIn:
 
     The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
-    what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, None the
-    packaged one. `store` is where its rows are kept: "memory", "disk" (under `cache`), or "auto" by their number.
+    what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, or one already
+    made; None is the packaged one. `store` is where rows are kept: "memory", "disk" (under `cache`), or "auto", by
+    their number.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class CheckIn:
         reranker: Reranker | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
         thresholds: Thresholds | None = None,
-        encoder: str | None = None,
+        encoder: str | Encoder | None = None,
         store: str = "auto",
     ) -> None:
         self._index = Index(checkpoints, cache, on_progress, encoder, store)
@@ -107,9 +109,9 @@ class CheckIn:
         self._thresholds = thresholds or Thresholds()
 
     @property
-    def store(self) -> str:
-        """The name of the store in use."""
-        return self._index.store.name
+    def index(self) -> Index:
+        """The catalogue as it is searched; `index.store.name` says where its rows are kept."""
+        return self._index
 
     def add(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Make checkpoints findable from the next request on; nothing else is encoded again. Known ids are kept."""

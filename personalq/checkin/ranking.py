@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,9 @@ from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.words import content_words, words
 from personalq.records import Candidate, Checkpoint, Intent, Role
+
+_VARIANT = re.compile(r"\b(?:version|variant|build|edition|the one) (?:with|without|that|where|for|in|of)\b", re.IGNORECASE)
+"""Says that words of the request describe a version rather than the picture."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,10 @@ def resolve(index: Index, intent: Intent, group: str, loaded: str | None) -> tup
     pool = _prefer(
         pool, lambda member: any(spaced(trigger) in within for trigger in member.triggers if spaced(trigger))
     )
+    if _VARIANT.search(intent.text):
+        told = {member.id: set(content_words(member.description)) for member in pool}
+        common = set.intersection(*told.values())
+        pool = _prefer(pool, lambda member: bool((told[member.id] - common) & asked))
     ordered = sorted(pool, key=_age)
     chosen = ordered[0] if intent.version == "first" else ordered[-1]
     return chosen, _remark(chosen, intent, len(pool), len(members))

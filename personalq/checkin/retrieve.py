@@ -39,7 +39,7 @@ class Index:
         checkpoints: Iterable[Checkpoint],
         cache: Path | None = None,
         on_progress: Progress | None = None,
-        encoder: str | None = None,
+        encoder: str | Encoder | None = None,
         store: str = "auto",
     ) -> None:
         self._lock = threading.RLock()
@@ -50,13 +50,13 @@ class Index:
         self._nouns: Counter[str] = Counter()
         self._said: tuple[tuple[str, ...], frozenset[str]] | None = None
         self.by_id = Profiles(self._records)
-        self._encoder = Encoder(cache, encoder)
+        self.encoder = encoder if isinstance(encoder, Encoder) else Encoder(cache, encoder)
         unique = _unique(checkpoints)
         folder = cache / "stores" / _place(unique.values()) if cache else None
-        self._store = open_store(store, len(unique), self._encoder.width, self._encoder.identity, folder)
+        self._store = open_store(store, len(unique), self.encoder.width, self.encoder.identity, folder)
         self._fill(unique, on_progress)
         if self._records:
-            self._encoder.query("ready")
+            self.encoder.query("ready")
 
     @property
     def checkpoints(self) -> Collection[Checkpoint]:
@@ -104,7 +104,7 @@ class Index:
     def prepare(self, intents: Sequence[Intent], clock: Clock) -> None:
         """Encode the texts of several slots as one batch, cheaper than one by one, for `candidates` to find."""
         with clock.stage("dense"):
-            self._encoder.queries([remaining(intent) for intent in intents])
+            self.encoder.queries([remaining(intent) for intent in intents])
 
     def candidates(self, intent: Intent, loaded: str | None, clock: Clock) -> list[Candidate]:
         """The short list for one slot, best first, of the checkpoints that are `allowed`.
@@ -144,7 +144,7 @@ class Index:
         for start in range(0, len(new), self._store.piece):
             piece = new[start : start + self._store.piece]
             texts = [title(checkpoint) for checkpoint in piece] + [body(checkpoint) for checkpoint in piece]
-            vectors = self._encoder.documents(texts, _shifted(on_progress, 2 * start, 2 * len(piece), 2 * len(new)))
+            vectors = self.encoder.documents(texts, _shifted(on_progress, 2 * start, 2 * len(piece), 2 * len(new)))
             entries = [_entry(checkpoint) for checkpoint in piece]
             with self._lock:
                 self._store.add(entries, vectors[: len(piece)], vectors[len(piece) :])
@@ -154,7 +154,7 @@ class Index:
     def _query(self, intent: Intent, loaded: str | None, clock: Clock) -> Query:
         text = remaining(intent)
         with clock.stage("dense"):
-            return Query(text, self._encoder.query(text), _filter(intent, loaded))
+            return Query(text, self.encoder.query(text), _filter(intent, loaded))
 
     def _usable(self, rows: Rows, wanted: Filter) -> Rows:
         """The rows a filter allows. A list with few matches goes on with rows that match nothing, allowed or not."""

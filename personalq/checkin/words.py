@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from itertools import pairwise
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -44,11 +45,16 @@ def words(text: str, glued: bool = True) -> list[str]:
     """
     found: list[str] = []
     for run in _RUN.findall(unicodedata.normalize("NFKC", text)):
-        parts = [stem(fold(part)) for part in _SEAM.split(run) if part]
-        found += parts
-        if glued and len(parts) > 1:
-            found.append(stem(fold(run)))
-    return [word for word in found if word]
+        found += _words_of(run, glued)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _words_of(run: str, glued: bool) -> tuple[str, ...]:
+    parts = [stem(fold(part)) for part in _SEAM.split(run) if part]
+    if glued and len(parts) > 1:
+        parts.append(stem(fold(run)))
+    return tuple(word for word in parts if word)
 
 
 def content_words(text: str) -> list[str]:
@@ -67,9 +73,14 @@ def gram_list(text: str) -> list[str]:
     """Character grams of every word of `text`, with glued and split forms, and pairs of CJK characters."""
     found: list[str] = []
     for run in _RUN.findall(unicodedata.normalize("NFKC", text)):
-        found += sorted(grams(stem(fold(run))))
+        found += _grams_of(run)
     characters = _IS_CJK.findall(text)
     return found + [first + second for first, second in pairwise(characters)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _grams_of(run: str) -> tuple[str, ...]:
+    return tuple(sorted(grams(stem(fold(run)))))
 
 
 def likeness(word: str, name: str) -> float:

@@ -94,6 +94,7 @@ class Desk:
             cache=self.settings.cache,
             reranker=chosen(self.settings),
             encoder=self.settings.encoder,
+            store=self.settings.store,
         )
 
     def _make_engine(self) -> Engine:

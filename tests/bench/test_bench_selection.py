@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from personalq.__main__ import app
+from personalq.__main__ import app, bench_means
 from personalq.bench.selection import Means, selection
-from personalq.errors import BenchError, PersonalQError
+from personalq.bench.stylus import Composer
+from personalq.checkin.rerank.chat import Chat
+from personalq.checkin.rerank.endpoint import Completion
+from personalq.errors import BenchError, EndpointError, PersonalQError
+from personalq.settings import Settings
 
 CATALOG = [
     {"id": "waldo", "name": "Waldo the corgi", "kind": "lora", "triggers": ["wldo corgi"], "description": "A corgi."},
@@ -68,3 +74,59 @@ def test_files_that_cannot_be_used_are_named(files: tuple[Path, Path]) -> None:
     catalog.write_text("\n")
     with pytest.raises(PersonalQError, match="holds no"):
         selection(catalog, queries, Means())
+
+
+class Obliging:
+    """An endpoint that finds the first thing it is shown to be what is meant, in either form of reply."""
+
+    def complete(
+        self, messages: Sequence[Mapping[str, str]], reply_format: Mapping[str, Any], seconds: float
+    ) -> Completion:
+        if reply_format["json_schema"]["name"] == "composition":
+            topics = [{"topic": "all", "adapters": [{"index": 0, "reason": "the first"}]}]
+            return Completion(json.dumps({"topics": topics}), "stop")
+        count = reply_format["json_schema"]["schema"]["properties"]["scores"]["minItems"]
+        scores = [{"index": at, "score": 10 if at == 0 else 0} for at in range(count)]
+        return Completion(json.dumps({"scores": scores, "none": 0}), "stop")
+
+
+class Away:
+    """An endpoint that cannot be reached."""
+
+    def complete(self, *_: object) -> Completion:
+        raise EndpointError("The server is away.")
+
+
+def test_a_language_model_adds_its_rows(files: tuple[Path, Path], tmp_path: Path) -> None:
+    means = Means(tmp_path / "cache", reranker=Chat(Obliging(), "m"), composer=Composer(Obliging(), "m"))
+    found = {row["name"]: row for row in selection(*files, means)["rows"]}
+    assert {"RRF, then chat", "Stylus as published, m", "Stylus un-handicapped, m", "personalq"} <= set(found)
+    assert found["RRF, then chat"]["single_right"] == 1.0
+    assert found["Stylus un-handicapped, m"]["single_right"] == 1.0
+    assert "calibrate" in next(iter(found["personalq"]["remarks"]))
+
+
+def test_a_language_model_that_is_away_is_counted_not_hidden(files: tuple[Path, Path], tmp_path: Path) -> None:
+    means = Means(tmp_path / "cache", reranker=Chat(Away(), "m"), composer=Composer(Away(), "m"))
+    found = {row["name"]: row for row in selection(*files, means)["rows"]}
+    for name in ("RRF, then chat", "Stylus as published, m", "personalq"):
+        [(remark, times)] = found[name]["remarks"].items()
+        assert "The server is away." in remark
+        assert times == 3
+
+
+def test_the_chat_settings_reach_both_users_of_the_model() -> None:
+    settings = Settings.read(reranker="chat", llm_url="http://localhost:9/v1", llm_model="m", encoder="some-encoder")
+    means = bench_means(settings)
+    assert means.reranker is not None
+    assert means.composer is not None
+    assert (means.reranker.name, means.composer.model, means.encoder) == ("chat", "m", "some-encoder")
+    plain = bench_means(Settings.read())
+    assert (plain.reranker, plain.composer) == (None, None)
+
+
+@pytest.mark.parametrize("command", ["selection", "repo-prompts"])
+def test_the_commands_have_help(command: str) -> None:
+    done = CliRunner().invoke(app, ["bench", command, "--help"])
+    assert done.exit_code == 0
+    assert "--failures" in done.stdout

@@ -181,6 +181,30 @@ def test_a_damaged_index_costs_only_what_is_new_since_its_copy(tmp_path, monkeyp
     assert read == ["owl.safetensors"]
 
 
+def test_an_interruption_costs_only_what_was_not_yet_saved(tmp_path, monkeypatch):
+    repo, cache = tmp_path / "repo", tmp_path / "cache"
+    for number in range(6):
+        weights(repo / f"fox{number}.safetensors", metadata={"n": str(number)})
+    monkeypatch.setattr(memory, "SAVE_EVERY", -1)
+    read = []
+    really = index.read_file
+
+    def interrupted(path):
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return really(path)
+
+    monkeypatch.setattr(index, "read_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_catalog(repo, cache)
+    assert len(read) == 4
+    read.clear()
+    catalog = load_catalog(repo, cache)
+    assert read == ["fox4.safetensors", "fox5.safetensors"]
+    assert len(catalog.checkpoints) == 6 and (catalog.tally.new, catalog.tally.gone) == (2, 0)
+
+
 # --- adding one ----------------------------------------------------------------------------------
 
 
