@@ -36,9 +36,9 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
 )
 _KIND_LEAD = r"(?:(?:use|as|with)\s+)?(?:(?:the|a|my)\s+)?"
 _NOT = re.compile(
-    r"\b(?:but\s+)?(?:not|no|without|except|instead of|rather than)\s+(?!wait|matter|problem|one\b)"
+    r"\b(?:but\s+)?(?:not|no|neither|nor|without|except|instead of|rather than)\s+(?!wait|matter|problem|one\b)"
     r"(?:(?:the|a|an|any|my)\s+)?"
-    r"(?P<what>[^\s,.;:!?]+(?:\s+(?!but\b|and\b|in\b|on\b|at\b)[^\s,.;:!?]+){0,3})",
+    r"(?P<what>[^\s,.;:!?]+(?:\s+(?!but\b|and\b|nor\b|in\b|on\b|at\b)[^\s,.;:!?]+){0,3})",
     re.I,
 )
 _ANY_FILE = r"(?:loras?|checkpoints?|models?|embeddings?|styles?|anything)"

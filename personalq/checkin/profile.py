@@ -16,12 +16,13 @@ _EMPTY = """style lora xl sd sdxl flux v ver art ai model diffusion concept none
 _GENERIC = frozenset(_EMPTY.split())
 """Words of a name that tell nothing about what it shows."""
 
-_EVERYWHERE = frozenset(
-    """stable-diffusion text-to-image diffusion-models-class dreambooth-hackathon animal wildcard diffusers lora
-    stable-diffusion-xl stable-diffusion-xl-diffusers template:sd-lora dreambooth style styles concept pytorch flux sdxl
-    stable-diffusion-diffusers textual_inversion diffusers-training region:us food landscape science
-    template:diffusion-lora image""".split()
-)
+_ALMOST_ALL = """
+stable-diffusion text-to-image diffusion-models-class dreambooth-hackathon animal wildcard diffusers lora
+stable-diffusion-xl stable-diffusion-xl-diffusers template:sd-lora dreambooth style styles concept pytorch flux sdxl
+stable-diffusion-diffusers textual_inversion diffusers-training region:us food landscape science
+template:diffusion-lora image
+"""
+_EVERYWHERE = frozenset(_ALMOST_ALL.split())
 """Tags that say nothing, or only what the category says."""
 
 

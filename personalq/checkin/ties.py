@@ -38,7 +38,9 @@ def _alike(index: Index, intent: Intent, said: set[str], best: Model, model: Mod
     if model.probability < _LEAST:
         return False
     mine, theirs = model.best.checkpoint, best.best.checkpoint
-    if any(before > after for before, after in zip(_constraints(intent, theirs), _constraints(intent, mine), strict=True)):
+    if any(
+        before > after for before, after in zip(_constraints(intent, theirs), _constraints(intent, mine), strict=True)
+    ):
         return False
     return said <= set(explained(index.by_id[mine.id], intent.text))
 
@@ -46,4 +48,9 @@ def _alike(index: Index, intent: Intent, said: set[str], best: Model, model: Mod
 def _constraints(intent: Intent, checkpoint: Checkpoint) -> tuple[float, ...]:
     base = fits(checkpoint.base, intent.base)
     kind = intent.kind is None or checkpoint.kind == intent.kind
-    return version_fit(intent, checkpoint), date_fit(intent, checkpoint), 0.0 if base is None else float(base), float(kind)
+    return (
+        version_fit(intent, checkpoint),
+        date_fit(intent, checkpoint),
+        0.0 if base is None else float(base),
+        float(kind),
+    )

@@ -41,7 +41,7 @@ _SAID = {
 }
 _PULL = 0.3
 _DATE = 1.5
-"""Log-odds of a date inside the time asked for, beside the forest's: most checkpoints lack one, so it learned little."""
+"""Log-odds of a date inside the time asked for, beside the forest's, which learned little: few checkpoints have one."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,12 @@ class Embedded:
         return "; ".join(_SAID[NAMES[at]] for at in order[:2]) or "a faint resemblance"
 
 
-def against(
-    rows: NDArray[np.float64], scores: NDArray[np.float64], groups: Sequence[str]
-) -> NDArray[np.float64]:
+def against(rows: NDArray[np.float64], scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
     """What the forest sees, shape (candidates, COLUMNS): the features, how far under the column's best, s, how far
     under the best s, and how far s is ahead of the best candidate of another model (of 0 when there is none)."""
     best: dict[str, float] = {}
     for group, score in zip(groups, scores.tolist(), strict=True):
         best[group] = max(best.get(group, -np.inf), score)
     ordered = sorted(best.values(), reverse=True)
-    rival = [
-        (ordered[1] if best[group] == ordered[0] else ordered[0]) if len(ordered) > 1 else 0.0 for group in groups
-    ]
+    rival = [(ordered[1] if best[group] == ordered[0] else ordered[0]) if len(ordered) > 1 else 0.0 for group in groups]
     return np.column_stack([rows, rows - rows.max(axis=0), scores, scores - scores.max(), scores - np.asarray(rival)])

@@ -98,9 +98,7 @@ def table(
 
     `read` is what `Reader.read` says of the candidates, shape (candidates, 3).
     """
-    matches = [
-        {word: profile.match(word) for word in {**asked.everything, **asked.subject}} for profile in profiles
-    ]
+    matches = [{word: profile.match(word) for word in {**asked.everything, **asked.subject}} for profile in profiles]
     unmet = _unmet(asked, matches)
     rows = [
         _row(asked, candidate, profile, found, unmet)
@@ -152,7 +150,7 @@ def _row(asked: Asked, candidate: Candidate, profile: Profile, matches: Matches,
         "date": date_fit(intent, checkpoint),
         "base": _sign(fits(checkpoint.base, intent.base)),
         "kind": 0.0 if intent.kind is None else (1.0 if checkpoint.kind == intent.kind else -1.0),
-        "negative": _negative(intent, profile),
+        "negative": float(denied(intent, profile)),
         "utility": float(checkpoint.role == "utility"),
         "personal": float(asked.personal and checkpoint.role == "subject" and bool(profile.classes)),
     }
@@ -238,13 +236,13 @@ def _sign(fit: bool | None) -> float:
     return 0.0 if fit is None else (1.0 if fit else -1.0)
 
 
-def _negative(intent: Intent, profile: Profile) -> float:
-    """1 when everything in one negation is said by the names, version, kind or base of the checkpoint."""
+def denied(intent: Intent, profile: Profile) -> bool:
+    """Whether everything in one negation is said by the names, version, kind or base of the checkpoint."""
     checkpoint = profile.checkpoint
     kind = {"lora": "lora", "ti": "textual inversion embedding", "dreambooth": "dreambooth full model"}[checkpoint.kind]
     said = profile.strong | profile.version | set(words(f"{kind} {checkpoint.base or ''}"))
     for phrase in intent.negatives:
         denied = set(content_words(phrase)) or set(words(phrase))
         if denied and denied <= said:
-            return 1.0
-    return 0.0
+            return True
+    return False

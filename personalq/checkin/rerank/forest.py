@@ -49,7 +49,9 @@ class Forest:
         except (OSError, SafetensorError, TypeError) as broken:
             raise RerankerError(f"{path.name} cannot be used ({broken}); install PersonalQ anew.") from broken
         nodes = len(forest.column)
-        inside = all(len(each) == nodes and 0 <= each.min() and each.max() < nodes for each in (forest.left, forest.right))
+        inside = all(
+            len(each) == nodes and each.min() >= 0 and each.max() < nodes for each in (forest.left, forest.right)
+        )
         if not inside or forest.column.max() >= columns:
             raise RerankerError(f"{path.name} was fitted for other features; run personalq.checkin.rerank.training.")
         return forest

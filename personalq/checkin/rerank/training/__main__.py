@@ -23,6 +23,9 @@ from personalq.checkin.rerank.training.fit import Model, calibrate, forest, line
 from personalq.checkin.rerank.training.heads import FOLDS, Encoded, read, read_unseen, train
 
 Scored = list[tuple[Model, Array]]
+SHARPEN = 0.7
+"""Of the temperature that log-loss finds: it hedges for the requests no feature can tell, at the cost of a question for
+each of the others. Chosen with the thresholds of `decide` on requests that were not trained on."""
 
 
 def main() -> None:
@@ -55,7 +58,7 @@ def main() -> None:
     record = {
         "how": f"python -m personalq.checkin.rerank.training, {len(examples)} made requests",
         "right first, and AUROC of the best log-odds against no match": told,
-        "temperature": round(calibration.temperature, 4),
+        "temperature": round(calibration.temperature * SHARPEN, 4),
         "none_logit": round(calibration.none_logit, 4),
         "weights": {name: round(float(weight), 4) for name, weight in zip(NAMES, weights, strict=True)},
     }

@@ -64,7 +64,7 @@ def forest(tables: Sequence[Model], weights: Array) -> Forest:
         HistGradientBoostingClassifier(**TREES, random_state=seed).fit(columns, right, sample_weight=heft)
         for seed in range(SEEDS)
     ]
-    return _flat(fits)
+    return flat(fits)
 
 
 def calibrate(log_odds: Sequence[tuple[Model, Array]]) -> Calibration:
@@ -125,7 +125,7 @@ def _log_share(table: Model, odds: Array, calibration: Calibration) -> float:
     return float(np.mean([np.log(share + 1e-4) for share in held.values()])) if held else 0.0
 
 
-def _flat(fits: Sequence[HistGradientBoostingClassifier]) -> Forest:
+def flat(fits: Sequence[HistGradientBoostingClassifier]) -> Forest:
     """All trees of several fits in one row of nodes; a leaf points at itself."""
     columns, thresholds, lefts, rights, values, roots = [], [], [], [], [], []
     at = 0

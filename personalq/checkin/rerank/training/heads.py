@@ -58,7 +58,10 @@ def train(encoded: Encoded, examples: Sequence[Example], seed: int = 0) -> Heads
     mixing = [heads.mix, heads.alike]
     weights = [each for each in heads.parameters() if all(each is not other for other in mixing)]
     optimizer = torch.optim.AdamW(
-        [{"params": weights, "lr": RATE, "weight_decay": DECAY}, {"params": mixing, "lr": MIX_RATE, "weight_decay": 0.0}]
+        [
+            {"params": weights, "lr": RATE, "weight_decay": DECAY},
+            {"params": mixing, "lr": MIX_RATE, "weight_decay": 0.0},
+        ]
     )
     steps = EPOCHS * math.ceil(len(examples) / BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -69,7 +72,7 @@ def train(encoded: Encoded, examples: Sequence[Example], seed: int = 0) -> Heads
         for start in tqdm(range(0, len(order), BATCH), desc="reader", leave=False):
             losses = [_loss(encoded, heads, each, dice) for each in order[start : start + BATCH]]
             optimizer.zero_grad()
-            torch.stack(losses).mean().backward()
+            torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
             optimizer.step()
             schedule.step()
