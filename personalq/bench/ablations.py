@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from personalq.bench.verdicts import System
 from personalq.checkin.decide import Thresholds
+from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.dialogue import CheckIn, Pending
 from personalq.checkin.rerank.protocol import Reranker
+from personalq.checkin.stores.protocol import Vectors
 from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request
 
 
@@ -28,6 +32,23 @@ class FusedOrder:
         for rank, at in enumerate(order):
             logits[at] = -20.0 * rank
         return logits, ["fused order"] * len(candidates)
+
+
+class Blind(Encoder):
+    """A sentence encoder to which no two texts are alike: all vectors are zero, and so are all cosines."""
+
+    @property
+    def identity(self) -> str:
+        """Not that of the encoder whose vectors it withholds."""
+        return f"blind-{super().identity}"
+
+    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+        """Zeros, shape (width,) each."""
+        return [np.zeros(self.width, dtype=np.float32) for _ in texts]
+
+    def documents(self, texts: Sequence[str], on_progress: Progress | None = None) -> Vectors:
+        """Zeros, shape (N, width)."""
+        return np.zeros((len(texts), self.width), dtype=np.float32)
 
 
 class NeverNone:
@@ -60,6 +81,7 @@ def ablations(
         return CheckIn(checkpoints, cache, reranker, thresholds=thresholds, encoder=encoder)
 
     return [
+        ("personalq, no dense", CheckIn(checkpoints, cache, reranker, encoder=Blind(None, encoder))),
         ("personalq, fused order only", without(FusedOrder())),
         ("personalq, no question", without(reranker, Thresholds(ask=math.inf))),
         ("personalq, no none", NeverNone(without(reranker, Thresholds(none=1.0)))),

@@ -31,8 +31,8 @@ QUERIES = [
 ROWS = [
     "Random", "BM25 (words)", "BM25 (n-grams)", "dense", "RRF", "Stylus as published (retriever alone)",
     "Stylus un-handicapped (retriever alone)", "BM25 (words) + threshold", "BM25 (n-grams) + threshold",
-    "dense + threshold", "RRF + threshold", "personalq", "personalq, fused order only", "personalq, no question",
-    "personalq, no none",
+    "dense + threshold", "RRF + threshold", "personalq", "personalq, no dense", "personalq, fused order only",
+    "personalq, no question", "personalq, no none",
 ]  # fmt: skip
 
 
