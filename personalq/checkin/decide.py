@@ -57,7 +57,7 @@ def read(index: Index, reranker: Reranker, request: Request, clock: Clock) -> Re
         intent = parse(request, index.bases, index.nouns)
     whole = level(index, rank(index, reranker, intent, request.base, clock))
     parts = None if intent.opt_out else slots(index, reranker, intent, whole, request.base, clock)
-    return Reading(request, intent, whole, parts)
+    return Reading(request, intent, whole, (level(index, parts[0]), level(index, parts[1])) if parts else None)
 
 
 def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock) -> Decision:

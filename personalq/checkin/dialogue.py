@@ -181,7 +181,8 @@ class CheckIn:
         said = replace(reading.request, text=with_digits(opening(text)))
         intent = parse(said, self._index.bases, self._index.nouns)
         rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
-        constrained = not content_words(without_consumed(intent)) or _only_denies(intent)
+        chooses = bool(intent.base or intent.kind or intent.version or intent.time_range)
+        constrained = (chooses and not content_words(without_consumed(intent))) or _only_denies(intent)
         if not constrained and self._unrelated(intent, asked, rescored, clock, scoring):
             fresh = replace(reading.request, text=text)
             return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
@@ -244,7 +245,8 @@ class CheckIn:
         total = sum(said.values())
         covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
         alike = max((max(item.dense, item.body) for item in rescored), default=0.0)
-        if max(covers, default=0.0) < _UNRELATED and alike < _MEANT:
+        described = alike >= _MEANT and len(content_words(intent.text)) > 1
+        if max(covers, default=0.0) < _UNRELATED and not described:
             return True
         fresh = rank(self._index, scoring, intent, None, clock)
         known = {profile.group for profile in profiles}
