@@ -49,7 +49,7 @@ class Checkpoint:
     """ISO 8601 date of training or upload; never of import."""
     license: str | None = None
     files: tuple[str, ...] = ()
-    """Absolute paths, the weights first; of a checkpoint on the Hub `hub:owner/name@commit/path` until it is fetched."""
+    """Absolute paths, the weights first; on the Hub `hub:owner/name@commit/path` until it is fetched."""
     preview: str | None = None
     weight: float = 1.0
     """The strength the author recommends."""

@@ -10,6 +10,7 @@ ROW = {"errors": 0, "records": 0, "settings": 0, "catalog": 1, "quant": 1, "diff
 ROW |= {"checkin": 2, "tune": 2, "backend": 3, "ui": 4, "bench": 4, "__main__": 5, "app": 5, "__init__": 0}
 TORCH_HOMES = ("quant", "diffusion", "tune", "backend", "bench")
 TORCH_FILES = ("checkin/dense.py", "checkin/rerank/causal.py", "checkin/rerank/cross_encoder.py")
+TORCH_FILES += ("checkin/rerank/reader.py", "checkin/rerank/training/heads.py", "checkin/rerank/training/__main__.py")
 FILES = [*(ROOT / "personalq").rglob("*.py"), ROOT / "app.py"]
 
 

@@ -77,12 +77,12 @@ def ablations(
 ) -> list[tuple[str, System]]:
     """Named systems, each PersonalQ without one stage."""
 
-    def without(reranker: Reranker | None, **changes: float) -> CheckIn:
-        return CheckIn(checkpoints, cache, reranker, thresholds=Thresholds(**changes), encoder=encoder)
+    def without(reranker: Reranker | None, thresholds: Thresholds | None = None) -> CheckIn:
+        return CheckIn(checkpoints, cache, reranker, thresholds=thresholds, encoder=encoder)
 
     return [
         ("personalq, no dense", CheckIn(checkpoints, cache, reranker, encoder=Blind(None, encoder))),
         ("personalq, fused order only", without(FusedOrder())),
-        ("personalq, no question", without(reranker, ask=math.inf)),
-        ("personalq, no none", NeverNone(without(reranker, none=1.0))),
+        ("personalq, no question", without(reranker, Thresholds(ask=math.inf))),
+        ("personalq, no none", NeverNone(without(reranker, Thresholds(none=1.0)))),
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-UNKNOWN = frozenset({"", "other", "unknown", "none", "null", "base", "model", "stable diffusion", "diffusers"})
+UNKNOWN = frozenset({"", "other", "unknown", "none", "null", "base", "model", "diffusers"})
+SOME_STABLE_DIFFUSION = "Stable Diffusion"
+"""A card that gives no version: no mismatch for any Stable Diffusion, one for any other family."""
 WEIGHT_SUFFIX = re.compile(r"\.(?:safetensors|ckpt|pt|bin)$", re.IGNORECASE)
 # Patterns over the lower-cased last path segment with every separator run written as one "-".
 NORMAL_FORMS = tuple(
@@ -48,6 +50,8 @@ def normal_base(stored: str) -> str | None:
         return None
     if "(" in name:  # A remark about the base, such as "(card gives no version)", is no name.
         return normal_base(name.partition("(")[0])
+    if key == "stable-diffusion":
+        return SOME_STABLE_DIFFUSION
     for pattern, normal in NORMAL_FORMS:
         if pattern.fullmatch(key):
             return normal

@@ -23,6 +23,8 @@ _ANY = re.compile(
     r"|(?:i )?do\s?n[o']?t (?:care|mind|know)"
     r"|does\s?n[o']?t matter|surprise me|not sure|no idea|idk|the best(?: one)?|yes|ok(?:ay)?|sure|hm+)[.!?]*$"
 )
+_DENIES = re.compile(r"\b(?:not|no|neither|nor|except|without|don't|dont)\b")
+_OPTION = re.compile(r"^(?:option|number|no\.?|#)?\s*(?P<which>\d{1,2})[.!)]*$")
 _ALIKE = 0.6
 
 
@@ -36,12 +38,27 @@ def clicked(text: str, options: Sequence[Option]) -> Option | None:
     if _NONE.match(plain):
         return next((option for option in options if option.id == NONE_OF_THESE), None)
     number = _ordinal(plain, len(shown))
-    return shown[number - 1] if number else _by_label(text, shown)
+    if number:
+        return shown[number - 1]
+    return None if _DENIES.search(plain) else _by_label(text, shown)
+
+
+def beyond(text: str, options: Sequence[Option]) -> bool:
+    """Whether the reply is the number of an option that was not offered."""
+    found = _OPTION.match(fold(text))
+    shown = sum(option.id != NONE_OF_THESE for option in options)
+    return found is not None and not 1 <= int(found["which"]) <= shown
 
 
 def indifferent(text: str) -> bool:
     """Whether the reply leaves the choice to us ("any", "I don't know")."""
     return _ANY.match(fold(text).replace("’", "'")) is not None
+
+
+def opening(text: str) -> str:
+    """The first sentence that says anything: people name what they mean, then explain ("x. y is overfitted")."""
+    sentences = re.split(r"(?<=[^\W\d_])[.!?;](?=\s|$)", text)
+    return next((sentence for sentence in sentences if content_words(sentence)), text)
 
 
 def with_digits(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from personalq.catalog.bases import family, normal_base
+from personalq.catalog.bases import SOME_STABLE_DIFFUSION, family, normal_base
 
 _SPOKEN = (
     ("SDXL 1.0", r"sd[\s-]?xl(?:\s?1\.0)?|stable diffusion xl"),
@@ -18,13 +18,17 @@ _SPOKEN = (
     ("Z-Image", r"z[\s-]image"),
 )
 
+_STABLE = ("SD ", "SDXL", SOME_STABLE_DIFFUSION)
+
 
 def fits(base: str | None, wanted: str | None) -> bool | None:
     """True or False when both names are known, else None: unknown is not a mismatch."""
-    if not base or not wanted:
+    mine, theirs = (normal_base(name) if name else None for name in (base, wanted))
+    if not mine or not theirs:
         return None
-    mine, theirs = normal_base(base), normal_base(wanted)
-    return family(mine) == family(theirs) if mine and theirs else None
+    if SOME_STABLE_DIFFUSION in (mine, theirs):
+        return None if family(mine).startswith(_STABLE) and family(theirs).startswith(_STABLE) else False
+    return family(mine) == family(theirs)
 
 
 def spoken(text: str, known: Sequence[str] = ()) -> list[tuple[str, tuple[int, int]]]:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.intent import parse
-from personalq.checkin.question import Worth, best_question, label_of
-from personalq.checkin.ranking import Ranking, rank, resolve
+from personalq.checkin.question import Worth, about_versions, best_question, label_of
+from personalq.checkin.ranking import Ranking, rank
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
 from personalq.checkin.rewrite import rewrite
 from personalq.checkin.slots import explained, said, slots
-from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request, Selection
+from personalq.checkin.ties import level
+from personalq.checkin.versions import meant, resolve
+from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Question, Request, Selection
 
 STAGES = ("intent", "lexical", "dense", "fuse", "rerank", "decide", "rewrite")
 NEAREST = 3
+
+
+VersionPolicy = Literal["newest", "ask"]
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """τ₀, τ₁ and κ of the decision rule, and what both slots must reach to be composed."""
 
-    none: float = 0.5
-    select: float = 0.7
-    ask: float = 0.1
-    certain: float = 0.95
+    none: float = 0.4
+    select: float = 0.55
+    ask: float = 0.15
+    certain: float = 0.9
     """One model's share of what is not "none" that is enough."""
     compose: float = 0.5
+    version_policy: VersionPolicy = "newest"
+    """What to do with versions that the request leaves open: take the newest, or ask which."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,9 @@ def read(index: Index, reranker: Reranker, request: Request, clock: Clock) -> Re
     """Understand and rank a request. Raises RequestError for one without words."""
     with clock.stage("intent"):
         intent = parse(request, index.bases, index.nouns)
-    whole = rank(index, reranker, intent, request.base, clock)
+    whole = level(index, rank(index, reranker, intent, request.base, clock))
     parts = None if intent.opt_out else slots(index, reranker, intent, whole, request.base, clock)
-    return Reading(request, intent, whole, parts)
+    return Reading(request, intent, whole, (level(index, parts[0]), level(index, parts[1])) if parts else None)
 
 
 def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock) -> Decision:
@@ -66,7 +75,9 @@ def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock)
         if ranking.none > thresholds.none:
             return no_match(index, reading, _absent(index, reading))
         if sure(ranking, thresholds):
-            return select(index, reading, (ranking,), clock)
+            return which_version(index, reading, thresholds) or select(
+                index, reading, (ranking,), clock, described=thresholds.version_policy == "ask"
+            )
         worth = best_question(ranking)
         if worth and worth.value > thresholds.ask:
             return worth.question
@@ -75,22 +86,33 @@ def decide(index: Index, reading: Reading, thresholds: Thresholds, clock: Clock)
         return select(index, reading, (ranking,), clock)
 
 
+def which_version(index: Index, reading: Reading, thresholds: Thresholds) -> Question | None:
+    """The question about the versions of the best model that the request leaves open, where the policy is to ask."""
+    if thresholds.version_policy == "newest" or thresholds.ask == math.inf:
+        return None
+    found = meant(index, reading.intent, reading.whole.models[0].group, reading.request.base, described=True)
+    return about_versions(found.open, reading.whole.candidates) if len(found.open) > 1 else None
+
+
 def sure(ranking: Ranking, thresholds: Thresholds) -> bool:
-    """P(g*) ≥ τ₁, or one model holds nearly all of what is not "none"."""
-    return ranking.top >= thresholds.select or ranking.top >= thresholds.certain * (1 - ranking.none)
+    """P(g*) ≥ τ₁, or one model holds nearly all of what is not "none" and more than "none"."""
+    alone = ranking.top >= thresholds.certain * (1 - ranking.none) and ranking.top > ranking.none
+    return ranking.top >= thresholds.select or alone
 
 
-def select(index: Index, reading: Reading, rankings: Sequence[Ranking], clock: Clock) -> Decision:
+def select(
+    index: Index, reading: Reading, rankings: Sequence[Ranking], clock: Clock, described: bool = False
+) -> Decision:
     """The best model of each ranking in the version meant, and the prompt with their triggers."""
     chosen: list[Checkpoint] = []
     remarks: list[str] = []
     for ranking in rankings:
         model = ranking.models[0]
-        checkpoint, remark = resolve(index, reading.intent, model.group, reading.request.base)
-        if checkpoint is None:
-            return no_match(index, reading, remark)
-        chosen.append(checkpoint)
-        remarks.append(f"{label_of(checkpoint)}: {model.best.reason}. {remark}".strip())
+        found = meant(index, reading.intent, model.group, reading.request.base, described)
+        if not found.open:
+            return no_match(index, reading, found.remark)
+        chosen.append(found.open[-1])
+        remarks.append(f"{label_of(found.open[-1])}: {model.best.reason}. {found.remark}".strip())
     confidence = min(ranking.top for ranking in rankings)
     candidates = merged(rankings) if len(rankings) > 1 else rankings[0].candidates
     return selection(reading.intent, chosen, confidence, " ".join(remarks), candidates, clock)

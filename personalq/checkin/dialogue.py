@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from personalq.checkin.answer import clicked, indifferent, with_digits
+from personalq.checkin.answer import beyond, clicked, indifferent, opening, with_digits
+from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.decide import (
     STAGES,
     Reading,
     Thresholds,
+    VersionPolicy,
     composing,
     decide,
     merged,
@@ -21,20 +24,25 @@ from personalq.checkin.decide import (
     sure,
 )
 from personalq.checkin.dense import Encoder
-from personalq.checkin.intent import LONGEST, parse
-from personalq.checkin.question import NONE_OF_THESE, label_of
-from personalq.checkin.ranking import Ranking, rank, resolve, weigh
+from personalq.checkin.intent import LONGEST, parse, without_consumed
+from personalq.checkin.profile import Profile
+from personalq.checkin.question import EDITION, NONE_OF_THESE, label_of
+from personalq.checkin.ranking import Ranking, rank, weigh
 from personalq.checkin.rerank.embedded import Embedded
 from personalq.checkin.rerank.fallback import Fallback
-from personalq.checkin.rerank.features import Asked
+from personalq.checkin.rerank.features import Asked, date_fit, denied, version_fit
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index, allowed
-from personalq.checkin.words import words
+from personalq.checkin.versions import meant, resolve
+from personalq.checkin.words import content_words, words
 from personalq.errors import RequestError, UnknownCheckpointError
 from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
 
 _UNRELATED = 0.25
-"""Share of an answer's words that some candidate must say for it to be an answer at all."""
+"""Share of an answer's words that some candidate must say for it to be an answer by its words."""
+_CONSTRAINT = "it is what the answer asks for"
+_MEANT = 0.3
+"""Cosine with a candidate from which an answer may describe it in other words."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class CheckIn:
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
     what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, or one already
     made; None is the packaged one. `store` is where rows are kept: "memory", "disk" (under `cache`), or "auto", by
-    their number.
+    their number. `version_policy` "ask" asks which version is meant where the request leaves several open, for
+    repositories whose versions differ in what they show; "newest" takes the newest and says so.
     """
 
     def __init__(
@@ -96,11 +105,12 @@ class CheckIn:
         thresholds: Thresholds | None = None,
         encoder: str | Encoder | None = None,
         store: str = "auto",
+        version_policy: VersionPolicy = "newest",
     ) -> None:
         self._index = Index(checkpoints, cache, on_progress, encoder, store)
         self._default = Embedded(self._index.by_id, self._index.rarity)
         self._chosen = reranker or self._default
-        self._thresholds = thresholds or Thresholds()
+        self._thresholds = replace(thresholds or Thresholds(), version_policy=version_policy)
 
     @property
     def index(self) -> Index:
@@ -119,10 +129,10 @@ class CheckIn:
         """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""
         return self._ask(request, Fallback(self._chosen, self._default))
 
-    def _ask(self, request: Request, scoring: Fallback) -> Decision:
+    def _ask(self, request: Request, scoring: Fallback, thresholds: Thresholds | None = None) -> Decision:
         clock = Clock()
         reading = read(self._index, scoring, request, clock)
-        return _told(decide(self._index, reading, self._thresholds, clock), clock, scoring)
+        return _told(decide(self._index, reading, thresholds or self._thresholds, clock), clock, scoring)
 
     def answer(self, pending: Pending, text: str) -> Decision:
         """Settle a pending question by an option's id, label or number, or by free text; never asks again.
@@ -141,6 +151,10 @@ class CheckIn:
         reading = read(self._index, scoring, pending.request, clock)
         asked = self._asked_slot(reading, offered)
         option = clicked(text, pending.options)
+        if option is None and beyond(text, pending.options) and not pending.options[0].id.startswith(EDITION):
+            raise RequestError(f"There is no option {text.strip()}; choose one of those shown or type which you mean.")
+        if pending.options[0].id.startswith(EDITION):
+            return self._edition(reading, asked, pending, option, text, clock, scoring)
         if option is not None and option.id == NONE_OF_THESE:
             return _told(self._rest(reading, asked, set(offered), clock), clock, scoring)
         if option is None and not indifferent(text):
@@ -164,23 +178,65 @@ class CheckIn:
 
     def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock, scoring: Fallback) -> Decision:
         """Rerank the question's candidates by the answer, on top of what the request said."""
-        said = replace(reading.request, text=with_digits(text))
+        said = replace(reading.request, text=with_digits(opening(text)))
         intent = parse(said, self._index.bases, self._index.nouns)
         rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
-        if self._unrelated(intent, asked, clock, scoring):
-            return self._ask(replace(reading.request, text=text), scoring)
+        chooses = bool(intent.base or intent.kind or intent.version or intent.time_range)
+        constrained = (chooses and not content_words(without_consumed(intent))) or _only_denies(intent)
+        if not constrained and self._unrelated(intent, asked, rescored, clock, scoring):
+            fresh = replace(reading.request, text=text)
+            return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
         with clock.stage("rerank"):
-            logits, reasons = scoring.score(intent, rescored)
+            told = ([0.0] * len(rescored), [_CONSTRAINT] * len(rescored))
+            logits, reasons = told if constrained else scoring.score(intent, rescored)
             before = {item.checkpoint.id: item.rerank for item in asked.candidates}
             joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
-            fitting = [at for at, item in enumerate(rescored) if allowed(item.checkpoint, intent, reading.request.base)]
-            kept = fitting or range(len(rescored))
+            kept = list(range(len(rescored)))
+            for meets in _constraints(intent, reading.request.base):
+                kept = [at for at in kept if meets(self._index.by_id[rescored[at].checkpoint.id])] or kept
             rescored, joint = [rescored[at] for at in kept], [joint[at] for at in kept]
             ranking = weigh(self._index, scoring, asked.intent, rescored, joint, [reasons[at] for at in kept])
-        meant = _together(reading.intent, intent)
-        return _told(self._settle(reading, asked, ranking.candidates[0], meant, clock), clock, scoring)
+        joined = _together(reading.intent, intent)
+        return _told(self._settle(reading, asked, ranking.candidates[0], joined, clock), clock, scoring)
 
-    def _unrelated(self, intent: Intent, asked: Ranking, clock: Clock, scoring: Fallback) -> bool:
+    def _edition(
+        self,
+        reading: Reading,
+        asked: Ranking,
+        pending: Pending,
+        option: Option | None,
+        text: str,
+        clock: Clock,
+        scoring: Fallback,
+    ) -> Decision:
+        """The version that the answer names; of those it leaves open, or did not want, the newest."""
+        group = self._index.by_id[pending.options[0].checkpoint_ids[0]].group
+        said = parse(replace(reading.request, text=text), self._index.bases, self._index.nouns)
+        if option is None and not indifferent(text) and self._unrelated(said, asked, asked.candidates, clock, scoring):
+            fresh = replace(reading.request, text=text)
+            return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
+        left = list(meant(self._index, reading.intent, group, reading.request.base, described=True).open)
+        if option is not None and option.id != NONE_OF_THESE:
+            left = [each for each in left if each.id in option.checkpoint_ids]
+        elif option is not None:
+            shown = {each for other in pending.options for each in other.checkpoint_ids}
+            left = [each for each in left if each.id not in shown]
+        elif not indifferent(text):
+            joint = replace(_together(reading.intent, said), text=said.text)
+            found = meant(self._index, joint, group, reading.request.base, described=True)
+            left = list(found.open)
+            if not left:
+                return _told(no_match(self._index, reading, found.remark), clock, scoring)
+        if not left:
+            return _told(
+                no_match(self._index, reading, "None of the versions offered, and there is no other."), clock, scoring
+            )
+        why = f"{label_of(left[-1])}: {left[-1].version or left[-1].id}, by your answer."
+        return _told(selection(reading.intent, [left[-1]], 1.0, why, asked.candidates, clock), clock, scoring)
+
+    def _unrelated(
+        self, intent: Intent, asked: Ranking, rescored: Sequence[Candidate], clock: Clock, scoring: Fallback
+    ) -> bool:
         """Whether an answer is a request of its own: it says nothing of the candidates, or surely means another."""
         if intent.base or intent.kind or intent.version or intent.time_range or intent.negatives:
             return False
@@ -188,13 +244,17 @@ class CheckIn:
         said = Asked.of(intent, self._index.rarity).everything
         total = sum(said.values())
         covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
-        if max(covers, default=0.0) < _UNRELATED:
+        alike = max((max(item.dense, item.body) for item in rescored), default=0.0)
+        described = alike >= _MEANT and len(content_words(intent.text)) > 1
+        if max(covers, default=0.0) < _UNRELATED and not described:
             return True
         fresh = rank(self._index, scoring, intent, None, clock)
         known = {profile.group for profile in profiles}
-        return sure(fresh, self._thresholds) and fresh.none < 0.5 and fresh.models[0].group not in known
+        return (
+            sure(fresh, self._thresholds) and fresh.none < self._thresholds.none and fresh.models[0].group not in known
+        )
 
-    def _settle(self, reading: Reading, asked: Ranking, pick: Candidate, meant: Intent, clock: Clock) -> Decision:
+    def _settle(self, reading: Reading, asked: Ranking, pick: Candidate, intent: Intent, clock: Clock) -> Decision:
         """The picked model in the version meant, beside the other slot's best when the request had two."""
         chosen: list[Checkpoint] = []
         remarks: list[str] = []
@@ -204,7 +264,7 @@ class CheckIn:
             at = 0 if reading.parts and other is reading.parts[1] else 1
             groups.insert(at, other.models[0].group)
         for group in groups:
-            checkpoint, remark = resolve(self._index, meant, group, reading.request.base)
+            checkpoint, remark = resolve(self._index, intent, group, reading.request.base)
             if checkpoint is None:
                 return no_match(self._index, reading, remark)
             chosen.append(checkpoint)
@@ -223,8 +283,8 @@ class CheckIn:
     def _asked_slot(self, reading: Reading, offered: Sequence[str]) -> Ranking:
         """The ranking the question was about: the one that holds most of the options."""
         rankings: list[Ranking] = [reading.whole, *(reading.parts or ())]
-        wanted = set(offered)
-        held = [len(wanted & {item.checkpoint.id for item in ranking.candidates}) for ranking in rankings]
+        wanted = {self._index.by_id[each].group for each in offered if each in self._index.by_id}
+        held = [len(wanted & {model.group for model in ranking.models}) for ranking in rankings]
         if max(held) == 0:
             raise RequestError("The options of that question are no longer in the catalogue; type the request again.")
         slot = composing(self._index, reading, self._thresholds)
@@ -242,6 +302,23 @@ class CheckIn:
 def _told(decision: Decision, clock: Clock, scoring: Fallback) -> Decision:
     """The decision with its timings and what its reranker remarks."""
     return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES), remarks=scoring.remarks)
+
+
+def _only_denies(intent: Intent) -> bool:
+    """Whether an answer says what is not meant and nothing else."""
+    denied_words = {word for phrase in intent.negatives for word in content_words(phrase)}
+    return bool(denied_words) and set(content_words(intent.text)) <= denied_words | {"not", "neither", "nor", "no"}
+
+
+def _constraints(intent: Intent, loaded: str | None) -> tuple[Callable[[Profile], bool], ...]:
+    """What an answer asks of a checkpoint beside its words, the firmest first; one that none meets is let go."""
+    return (
+        lambda profile: not denied(intent, profile),
+        lambda profile: intent.base is None or fits(profile.checkpoint.base, intent.base) is True,
+        lambda profile: allowed(profile.checkpoint, intent, loaded),
+        lambda profile: version_fit(intent, profile.checkpoint) >= 0,
+        lambda profile: date_fit(intent, profile.checkpoint) >= 0,
+    )
 
 
 def _together(request: Intent, answer: Intent) -> Intent:

@@ -36,9 +36,9 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
 )
 _KIND_LEAD = r"(?:(?:use|as|with)\s+)?(?:(?:the|a|my)\s+)?"
 _NOT = re.compile(
-    r"\b(?:but\s+)?(?:not|no|without|except|instead of|rather than)\s+(?!wait|matter|problem|one\b)"
+    r"\b(?:but\s+)?(?:not|no|neither|nor|without|except|instead of|rather than)\s+(?!wait|matter|problem|one\b)"
     r"(?:(?:the|a|an|any|my)\s+)?"
-    r"(?P<what>[^\s,.;:!?]+(?:\s+(?!but\b|and\b|in\b|on\b|at\b)[^\s,.;:!?]+){0,3})",
+    r"(?P<what>[^\s,.;:!?]+(?:\s+(?!but\b|and\b|nor\b|in\b|on\b|at\b)[^\s,.;:!?]+){0,3})",
     re.I,
 )
 _ANY_FILE = r"(?:loras?|checkpoints?|models?|embeddings?|styles?|anything)"
@@ -149,11 +149,16 @@ def _today(request: Request) -> date:
 
 
 def remaining(intent: Intent) -> str:
-    """The request without the pieces that only chose a checkpoint, for searching."""
+    """The request without the pieces that only chose a checkpoint, for searching; the whole of it if nothing stays."""
+    return without_consumed(intent) or intent.text
+
+
+def without_consumed(intent: Intent) -> str:
+    """The request without the pieces that only chose a checkpoint; may be empty."""
     text = intent.text
     for start, end in sorted(intent.consumed, reverse=True):
         text = f"{text[:start]} {text[end:]}"
-    return " ".join(text.split()) or intent.text
+    return " ".join(text.split())
 
 
 def _with_lead(text: str, piece: Piece) -> Piece:

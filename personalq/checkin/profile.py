@@ -16,6 +16,15 @@ _EMPTY = """style lora xl sd sdxl flux v ver art ai model diffusion concept none
 _GENERIC = frozenset(_EMPTY.split())
 """Words of a name that tell nothing about what it shows."""
 
+_ALMOST_ALL = """
+stable-diffusion text-to-image diffusion-models-class dreambooth-hackathon animal wildcard diffusers lora
+stable-diffusion-xl stable-diffusion-xl-diffusers template:sd-lora dreambooth style styles concept pytorch flux sdxl
+stable-diffusion-diffusers textual_inversion diffusers-training region:us food landscape science
+template:diffusion-lora image
+"""
+_EVERYWHERE = frozenset(_ALMOST_ALL.split())
+"""Tags that say nothing, or only what the category says."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -120,6 +129,15 @@ def body(checkpoint: Checkpoint) -> str:
     tags = ", ".join(checkpoint.tags[:8])
     pieces = [title(checkpoint), tags, checkpoint.description[:300], " ".join(checkpoint.sample_prompts)[:120]]
     return ". ".join(piece for piece in pieces if piece)
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """What a reader is shown: name, trigger, class noun, category, telling tags and the start of the description."""
+    trigger = _split(checkpoint.triggers[0])[:60] if checkpoint.triggers else ""
+    parts = [_split(checkpoint.name), trigger, checkpoint.class_noun or "", checkpoint.category or ""]
+    tags = [tag for tag in checkpoint.tags if tag.casefold() not in _EVERYWHERE][:5]
+    lines = ["; ".join(dict.fromkeys(part.strip() for part in parts if part.strip())), ", ".join(tags)]
+    return " | ".join(line for line in (*lines, checkpoint.description[:200]) if line)
 
 
 def _split(name: str) -> str:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from personalq.checkin.nouns import class_of
 from personalq.checkin.ranking import Model, Ranking
-from personalq.records import Checkpoint, Option, Question
+from personalq.checkin.words import content_words
+from personalq.records import Candidate, Checkpoint, Option, Question
 
 SHOWN = 4
 """Options at most, besides "none of these"."""
 NONE_OF_THESE = "none"
+EDITION = "edition"
+"""Starts the id of an option that is one version and no other."""
 _PLAUSIBLE = 0.01
 _KINDS = {"lora": "LoRA", "dreambooth": "full model (DreamBooth)", "ti": "textual inversion"}
 
@@ -58,12 +61,36 @@ def best_question(ranking: Ranking) -> Worth | None:
     names = _unique_labels(models)
     offers = [("name", _which(models), {model.group: names[model.group] for model in models})]
     for attribute in ATTRIBUTES:
+        if attribute.name == "version" and not _alike(models):
+            continue
         values = {model.group: attribute.read(model.best.checkpoint) for model in models}
         known = sum(model.probability for model in models if values[model.group])
         if known >= 0.5 * sum(model.probability for model in models):
             offers.append((attribute.name, attribute.ask, {group: value for group, value in values.items() if value}))
     found = [_worth(ranking, models, *offer) for offer in offers]
     return max(found, key=lambda worth: (round(worth.gain, 6), worth is found[0]))
+
+
+def about_versions(versions: Sequence[Checkpoint], candidates: Sequence[Candidate]) -> Question:
+    """Which version of one model, `versions` being oldest first; the newest `SHOWN` are offered."""
+    shown = list(reversed(versions))[:SHOWN]
+    labels = [_dated(checkpoint) for checkpoint in shown]
+    options = [
+        Option(f"{EDITION}-{number}", label, (checkpoint.id,))
+        for number, (label, checkpoint) in enumerate(zip(labels, shown, strict=True), start=1)
+    ]
+    text = f"Which version of {label_of(shown[0])}: {_listing(labels)}?"
+    return Question(text, (*options, Option(NONE_OF_THESE, "None of these", ())), tuple(candidates))
+
+
+def _dated(checkpoint: Checkpoint) -> str:
+    version = checkpoint.version or f"the {checkpoint.kind} {checkpoint.id}"
+    return f"{version} ({checkpoint.created_at[:10]})" if checkpoint.created_at else version
+
+
+def _alike(models: Sequence[Model]) -> bool:
+    """Whether all names share a word, so that their versions say something beside each other."""
+    return bool(set.intersection(*(set(content_words(model.best.checkpoint.name)) for model in models)))
 
 
 def _worth(ranking: Ranking, models: Sequence[Model], name: str, ask: str, values: dict[str, str]) -> Worth:

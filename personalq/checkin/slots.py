@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 from personalq.checkin.clock import Clock
 from personalq.checkin.intent import remaining
@@ -12,8 +13,11 @@ from personalq.checkin.ranking import Ranking, rank
 from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index
-from personalq.checkin.words import content_words, likeness
+from personalq.checkin.words import content_words, likeness, words
 from personalq.records import Intent
+
+_SAID = 0.75
+"""Likeness from which a name says a word."""
 
 
 def slots(
@@ -26,7 +30,10 @@ def slots(
     subject, style = split
     index.prepare(split, clock)
     scoring = reranker.for_slots if isinstance(reranker, Fallback) else reranker
-    return rank(index, scoring, subject, loaded, clock), rank(index, scoring, style, loaded, clock)
+    return (
+        rank(index, scoring, subject, loaded, clock, never="style"),
+        rank(index, scoring, style, loaded, clock, never="subject"),
+    )
 
 
 def by_phrase(intent: Intent) -> tuple[Intent, Intent] | None:
@@ -57,8 +64,11 @@ def by_evidence(index: Index, intent: Intent, whole: Ranking) -> tuple[Intent, I
 
 
 def explained(profile: Profile, text: str) -> list[str]:
-    """The words of `text` that the names of a checkpoint say."""
-    return [word for word in content_words(text) if profile.match(word)[0] >= 0.75]
+    """The words of `text` that the names of a checkpoint say: alone, two as one glued word, or as a number."""
+    asked = content_words(text)
+    glued = {word for pair in pairwise(asked) if "".join(pair) in profile.strong for word in pair}
+    numbers = {word for word in words(profile.checkpoint.name) if word.isdigit() and len(word) > 1}
+    return [word for word in asked if word in glued or word in numbers or profile.match(word)[0] >= _SAID]
 
 
 def said(profile: Profile, text: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalq.checkin.bases import fits
+from personalq.checkin.commonness import strangeness
 from personalq.checkin.intent import remaining
 from personalq.checkin.nouns import SCENERY, class_of
 from personalq.checkin.profile import Profile, spaced
@@ -29,6 +30,9 @@ NAMES = (
     "exact",
     "noun",
     "rarest",
+    "strange_hit",
+    "strange_miss",
+    "unmet",
     "version",
     "version_words",
     "date",
@@ -45,19 +49,21 @@ NAMES = (
     "subject_anywhere_top",
     "all_strong_top",
     "all_anywhere_top",
+    "read_cover",
+    "read_back",
+    "read_fit",
+    "read_fit_top",
 )
 """The features of a candidate, in the order of the columns."""
 
 _MATCHES = ("words", "grams", "title", "body", "subject_strong", "subject_anywhere", "all_strong", "all_anywhere")
-_OF_BEST = (*_MATCHES, "name_share", "exact", "noun", "rarest", "version", "date", "base", "kind", "negative")
-_OF_ANY = ("words", "grams", "title", "body", "subject_anywhere", "rarest")
-EVIDENCE = (*(f"best_{name}" for name in _OF_BEST), *(f"peak_{name}" for name in _OF_ANY), "share")
-"""What speaks against "none": features of the best candidate, of any candidate, and how far the best stands out."""
-
-_RETRIEVED = ("words", "grams", "title", "body")
+Matches = dict[str, tuple[float, float]]
+"""Of every word of a request, how well a checkpoint's names say it, and any of its fields."""
 
 _SCENERY_WEIGHT = 0.25
-_BLANKS = 5
+_LEAST = 0.05
+_ODDS = 0.2
+"""Brings log-odds to the size of the other features."""
 _FEW = 4
 """Candidates up to this many have no middle to speak of; they are compared with nothing at all."""
 
@@ -85,39 +91,43 @@ class Asked:
         return cls(intent, subject, everything, spaced(text), noun, " my " in spaced(text))
 
 
-def table(asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile]) -> NDArray[np.float64]:
-    """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral."""
-    rows = [_row(asked, candidate, profile) for candidate, profile in zip(candidates, profiles, strict=True)]
-    return compare(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)))
+def table(
+    asked: Asked, candidates: Sequence[Candidate], profiles: Sequence[Profile], read: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Features of every candidate, shape (candidates, len(NAMES)), each roughly in -1 to 1; 0 is neutral.
+
+    `read` is what `Reader.read` says of the candidates, shape (candidates, 3).
+    """
+    matches = [{word: profile.match(word) for word in {**asked.everything, **asked.subject}} for profile in profiles]
+    unmet = _unmet(asked, matches)
+    rows = [
+        _row(asked, candidate, profile, found, unmet)
+        for candidate, profile, found in zip(candidates, profiles, matches, strict=True)
+    ]
+    return with_reading(np.asarray(rows, dtype=np.float64).reshape(len(candidates), len(NAMES)), read)
 
 
-def compare(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Set the features that compare a candidate with the others of its table; returns `rows`."""
-    for name in _MATCHES if len(rows) else ():
+def with_reading(rows: NDArray[np.float64], read: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy of a feature table with what a reader said of its rows, shape (candidates, 3), and every comparison."""
+    found = rows.copy()
+    for column, name in enumerate(("read_cover", "read_back", "read_fit")):
+        found[:, NAMES.index(name)] = read[:, column] * (_ODDS if name == "read_fit" else 1.0)
+    _compare(found)
+    return found
+
+
+def _compare(rows: NDArray[np.float64]) -> None:
+    """Set the columns that say how far a candidate stands above the middle of its table, as a share of the best."""
+    for name in (*_MATCHES, "read_fit") if len(rows) else ():
         column = rows[:, NAMES.index(name)]
         middle, top = float(np.median(column)), float(column.max())
         middle = middle if len(rows) > _FEW else 0.0
-        reach = max(top - middle, 0.05)
+        reach = max(top - middle, _LEAST)
         rows[:, NAMES.index(f"{name}_top")] = np.clip((column - middle) / reach, 0.0, 1.0)
-    return rows
 
 
-def evidence(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the feature table (at least one row) to what says that anything fits at all, shape (len(EVIDENCE),).
-
-    "share" is how far the best stands out: its part of Σ e^{w·x} over the candidates and a few blanks that match
-    nothing, so that the only checkpoint of a small folder does not stand out by being alone.
-    """
-    at = {name: column for column, name in enumerate(NAMES)}
-    logits = np.append(rows @ weights, np.zeros(_BLANKS))
-    best = rows[int(np.argmax(logits[: len(rows)]))]
-    found = [best[at[name]] for name in _OF_BEST] + [rows[:, at[name]].max() for name in _OF_ANY]
-    return np.asarray([*found, np.exp(logits[: len(rows)].max() - logits.max()) / np.exp(logits - logits.max()).sum()])
-
-
-def _row(asked: Asked, candidate: Candidate, profile: Profile) -> list[float]:
+def _row(asked: Asked, candidate: Candidate, profile: Profile, matches: Matches, unmet: float) -> list[float]:
     intent, checkpoint = asked.intent, candidate.checkpoint
-    matches = {word: profile.match(word) for word in {**asked.everything, **asked.subject}}
     rarest = max(asked.subject, key=lambda word: asked.subject[word], default=None)
     values = {
         "words": candidate.lexical,
@@ -132,16 +142,27 @@ def _row(asked: Asked, candidate: Candidate, profile: Profile) -> list[float]:
         "exact": _exact(asked.within, profile),
         "noun": _noun(asked.noun, profile),
         "rarest": matches[rarest][1] if rarest else 0.0,
+        "strange_hit": max((matches[word][0] * strangeness(word) for word in asked.everything), default=0.0),
+        "strange_miss": max(((1 - matches[word][1]) * strangeness(word) for word in asked.subject), default=0.0),
+        "unmet": unmet,
         "version": version_fit(intent, checkpoint),
         "version_words": _version_words(asked, profile),
-        "date": _date_fit(intent, checkpoint),
+        "date": date_fit(intent, checkpoint),
         "base": _sign(fits(checkpoint.base, intent.base)),
         "kind": 0.0 if intent.kind is None else (1.0 if checkpoint.kind == intent.kind else -1.0),
-        "negative": _negative(intent, profile),
+        "negative": float(denied(intent, profile)),
         "utility": float(checkpoint.role == "utility"),
         "personal": float(asked.personal and checkpoint.role == "subject" and bool(profile.classes)),
     }
     return [values.get(name, 0.0) for name in NAMES]
+
+
+def _unmet(asked: Asked, matches: Sequence[Matches]) -> float:
+    """The strangeness of the strangest word of the subject that no candidate says."""
+    return max(
+        (strangeness(word) * (1 - max(found[word][1] for found in matches)) for word in asked.subject if matches),
+        default=0.0,
+    )
 
 
 def _weighted(text: str, rarity: Callable[[str], float]) -> dict[str, float]:
@@ -198,7 +219,7 @@ def _version_words(asked: Asked, profile: Profile) -> float:
     return float(bool(told & set(asked.everything)))
 
 
-def _date_fit(intent: Intent, checkpoint: Checkpoint) -> float:
+def date_fit(intent: Intent, checkpoint: Checkpoint) -> float:
     """1 inside the interval, falling to -1 two months outside it; 0 without a date."""
     if intent.time_range is None or not checkpoint.created_at:
         return 0.0
@@ -215,13 +236,13 @@ def _sign(fit: bool | None) -> float:
     return 0.0 if fit is None else (1.0 if fit else -1.0)
 
 
-def _negative(intent: Intent, profile: Profile) -> float:
-    """1 when everything in one negation is said by the names, version, kind or base of the checkpoint."""
+def denied(intent: Intent, profile: Profile) -> bool:
+    """Whether everything in one negation is said by the names, version, kind or base of the checkpoint."""
     checkpoint = profile.checkpoint
     kind = {"lora": "lora", "ti": "textual inversion embedding", "dreambooth": "dreambooth full model"}[checkpoint.kind]
     said = profile.strong | profile.version | set(words(f"{kind} {checkpoint.base or ''}"))
     for phrase in intent.negatives:
         denied = set(content_words(phrase)) or set(words(phrase))
         if denied and denied <= said:
-            return 1.0
-    return 0.0
+            return True
+    return False

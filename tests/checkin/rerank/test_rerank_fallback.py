@@ -55,7 +55,12 @@ def alone(cache: Path) -> CheckIn:
 def outcome(decision: Decision) -> tuple[object, ...]:
     options = tuple(option.label for option in decision.options) if isinstance(decision, Question) else ()
     ids = tuple(one.id for one in decision.checkpoints) if isinstance(decision, Selection) else ()
-    return type(decision), ids, options, tuple((one.checkpoint.id, one.probability) for one in decision.candidates)
+    return (
+        type(decision),
+        ids,
+        options,
+        tuple((one.checkpoint.id, round(one.probability, 6)) for one in decision.candidates if one.probability > 1e-3),
+    )
 
 
 def test_the_language_model_decides_where_it_answers(running: Scripted, asked: CheckIn) -> None:
