@@ -52,7 +52,7 @@ class Index:
         self.by_id = Profiles(self._records)
         self.encoder = encoder if isinstance(encoder, Encoder) else Encoder(cache, encoder)
         unique = _unique(checkpoints)
-        folder = cache / "stores" / _place(unique.values()) if cache else None
+        folder = cache / "stores" / self.encoder.identity / _place(unique.values()) if cache else None
         self._store = open_store(store, len(unique), self.encoder.width, self.encoder.identity, folder)
         self.encoder.keeping = not self._store.keeps_vectors
         self._fill(unique, on_progress)

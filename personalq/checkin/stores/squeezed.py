@@ -22,7 +22,7 @@ _PIECE = 65536
 
 
 class SqueezedVectors:
-    """Vectors of one width in `file`, of which the first `rows` count; more are left over from a crash and cut off.
+    """Vectors of one width in `file`, of which the first `rows` count; more are left over from a crash, or another's.
 
     Raises CatalogError when the file is shorter, SettingsError when FAISS is not installed.
     """
@@ -33,7 +33,6 @@ class SqueezedVectors:
         file.touch()
         if file.stat().st_size < rows * width * 4:
             raise CatalogError(f"{file} is shorter than it should be; delete its folder and index again.")
-        os.truncate(file, rows * width * 4)
         self._map(rows)
         self._trained = 0
         self._codes: Any = None

@@ -1,29 +1,32 @@
 """BM25 over words and character grams, and exact phrases, in a tantivy index on disk. It knows rows, not vectors.
 
 tantivy scores with idf = ln(1 + (N - n + 0.5) / (n + 0.5)) as `lexical` does, but with k1 = 1.2 instead of 1.5 and with
-lengths rounded to a byte; `ceilings` uses its k1, so that shares of a ceiling stay comparable.
+lengths rounded to a byte.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 
-from personalq.checkin.lexical import idf, query_grams, query_words
+from personalq.checkin.lexical import query_grams, query_words
 from personalq.checkin.profile import spaced
 from personalq.checkin.stores.missing import needs
 from personalq.checkin.stores.phrases import telling
-from personalq.checkin.stores.protocol import Entry, Ranked, Rows, Scores
+from personalq.checkin.stores.protocol import Entry, Ranked, Rows
 from personalq.checkin.words import gram_list, words
 from personalq.errors import CatalogError
 
-_K1 = 1.2
+K1, B = 1.2, 0.75
+Split = Callable[[str], list[str]]
+FIELDS: dict[str, tuple[Split, Split]] = {"words": (words, query_words), "grams": (gram_list, query_grams)}
+"""How a document, and how a request, is split into the terms of each field."""
 _LONGEST = 8
 """Words of the longest name or trigger found as an exact hit."""
 _HEAP = 64 << 20
@@ -77,15 +80,15 @@ class TextIndex:
                     ) from None
                 sleep(_AGAIN)
 
-    def add(self, first: int, entries: Sequence[Entry]) -> None:
-        """Index entries in the rows from `first` on."""
-        for row, entry in enumerate(entries, start=first):
+    def add(self, entries: Mapping[int, Entry]) -> None:
+        """Index entries by row."""
+        for row, entry in entries.items():
             document = self._tantivy.Document()
             document.add_unsigned("row", row)
             document.add_text("base", _base(entry.base))
             document.add_text("kind", entry.kind)
-            document.add_text("words", " ".join(words(entry.text)))
-            document.add_text("grams", " ".join(gram_list(entry.text)))
+            for field, (split, _) in FIELDS.items():
+                document.add_text(field, " ".join(split(entry.text)))
             for phrase in telling(entry.phrases):
                 if phrase.count(" ") < _LONGEST:
                     document.add_text("phrases", phrase)
@@ -99,8 +102,7 @@ class TextIndex:
 
     def remove_from(self, row: int) -> None:
         """Take out every row from `row` on."""
-        kind = self._tantivy.FieldType.Unsigned
-        self._writer.delete_documents_by_query(self._query.range_query(self._index.schema, "row", kind, row, None))
+        self._writer.delete_documents_by_query(self._from(row))
 
     def commit(self) -> None:
         """Put changes on disk and show them to the next search."""
@@ -108,31 +110,24 @@ class TextIndex:
         self._index.reload()
         self._searcher = self._index.searcher()
 
-    def by_words(self, text: str, depth: int, wanted: Any) -> Ranked:
-        """The `depth` best rows by words among those `wanted` (see `filter`)."""
-        return self._top(self._terms("words", query_words(text)), depth, wanted)
-
-    def by_grams(self, text: str, depth: int, wanted: Any) -> Ranked:
-        """The `depth` best rows by character grams among those `wanted`."""
-        return self._top(self._terms("grams", query_grams(text)), depth, wanted)
+    def top(self, field: str, text: str, depth: int, wanted: Any) -> Ranked:
+        """The `depth` best rows by one of `FIELDS` among those `wanted` (see `filter`)."""
+        return self._top(self._terms(field, text), depth, wanted)
 
     def within(self, text: str, depth: int, wanted: Any) -> Rows:
         """The rows one of whose phrases stands in `text`; of more than `depth`, those whose words fit best."""
         said = spaced(text).split()
         runs = {" ".join(said[at : at + n]) for at in range(len(said)) for n in range(1, _LONGEST + 1)}
         hit = self._must(self._query.term_set_query(self._index.schema, "phrases", sorted(runs)))
-        return self._top(self._terms("words", query_words(text)), depth, [*wanted, hit]).rows if runs else _NONE
+        return self._top(self._terms("words", text), depth, [*wanted, hit]).rows if runs else _NONE
 
-    def scores(self, text: str, rows: Rows) -> Scores:
-        """BM25 by words and by grams of the rows given, shape (rows, 2)."""
-        mine = [self._must(self._query.term_set_query(self._index.schema, "row", rows.tolist()))] if len(rows) else []
-        table = np.zeros((len(rows), 2))
-        order = np.argsort(rows)
-        for at, terms in enumerate((self._terms("words", query_words(text)), self._terms("grams", query_grams(text)))):
-            if mine and terms:
-                found = self._top(terms, len(rows), mine)
-                table[order[np.searchsorted(rows, found.rows, sorter=order)], at] = found.scores
-        return table
+    def scores(self, field: str, text: str, rows: Rows) -> Ranked:
+        """BM25 by one of `FIELDS` of the rows given, in an order of its own; rows that are not here are left out."""
+        terms = self._terms(field, text)
+        if not terms or not len(rows):
+            return Ranked(_NONE, np.zeros(0))
+        mine = self._must(self._query.term_set_query(self._index.schema, "row", rows.tolist()))
+        return self._top(terms, len(rows), [mine])
 
     def filter(self, bases: Sequence[str | None] | None, kinds: Sequence[str] | None) -> list[Any]:
         """What a row must be, for the searches above: of one of these bases, of one of these kinds; None is any."""
@@ -140,15 +135,13 @@ class TextIndex:
         schema = self._index.schema
         return [self._must(self._query.term_set_query(schema, name, each)) for name, each in fields if each is not None]
 
-    def ceilings(self, text: str) -> tuple[float, float]:
-        """Σ idf · (k1 + 1) over the words and over the grams of `text`; above 0."""
-        over = [("words", query_words(text)), ("grams", query_grams(text))]
-        totals = [(_K1 + 1) * sum(self._rarity(field, term) for term in terms) or 1.0 for field, terms in over]
-        return totals[0], totals[1]
+    def holders(self, field: str, term: str) -> int:
+        """How many rows hold a term; rows removed may still be counted for a while."""
+        return min(len(self), int(self._searcher.doc_freq(field, term)))
 
-    def rarity(self, word: str) -> float:
-        """The idf of a word."""
-        return self._rarity("words", word)
+    def beyond(self, row: int) -> bool:
+        """Whether there is a row from `row` on."""
+        return bool(self._searcher.search(self._from(row), 1, count=False).hits)
 
     def release(self) -> None:
         """Let another process write as soon as the merges under way are done, without waiting for them."""
@@ -164,18 +157,17 @@ class TextIndex:
             self._merging.join()
             self._merging = None
 
-    def _rarity(self, field: str, term: str) -> float:
-        total = len(self)
-        return idf(total, min(total, int(self._searcher.doc_freq(field, term))))
-
-    def _terms(self, field: str, terms: Sequence[str]) -> list[Any]:
+    def _terms(self, field: str, text: str) -> list[Any]:
         """A query a term; a repeated term counts again."""
         occur, schema = self._tantivy.Occur.Should, self._index.schema
         found = []
-        for term, times in Counter(terms).items():
+        for term, times in Counter(FIELDS[field][1](text)).items():
             each = self._query.term_query(schema, field, term, index_option="freq")
             found.append((occur, self._query.boost_query(each, float(times)) if times > 1 else each))
         return found
+
+    def _from(self, row: int) -> Any:
+        return self._query.range_query(self._index.schema, "row", self._tantivy.FieldType.Unsigned, row, None)
 
     def _must(self, query: Any) -> Any:
         """A condition that adds nothing to the score."""
@@ -191,8 +183,8 @@ class TextIndex:
     def _schema(self) -> Any:
         builder = self._tantivy.SchemaBuilder()
         builder.add_unsigned_field("row", indexed=True, fast=True)
-        builder.add_text_field("words", tokenizer_name=_SPLIT, index_option="freq")
-        builder.add_text_field("grams", tokenizer_name=_SPLIT, index_option="freq")
+        for field in FIELDS:
+            builder.add_text_field(field, tokenizer_name=_SPLIT, index_option="freq")
         for name in ("base", "kind", "phrases"):
             builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
         return builder.build()

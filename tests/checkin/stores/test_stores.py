@@ -11,6 +11,7 @@ import pytest
 from personalq.checkin.clock import Clock
 from personalq.checkin.lexical import okapi, query_words
 from personalq.checkin.profile import spaced
+from personalq.checkin.stores import disk
 from personalq.checkin.stores.choose import IN_MEMORY, open_store
 from personalq.checkin.stores.protocol import Entry, Filter, Found, Query, Store, Vectors
 from personalq.checkin.words import words
@@ -21,7 +22,7 @@ SAID = "ember fox grey dog bandana mug star comet rocket moss house plum car pen
 WORDS = SAID.split()
 BASES = ("SD 1.5", "SDXL 1.0", None)
 KINDS = ("lora", "ti", "dreambooth")
-KINDS_OF_STORE = ("memory", "disk")
+KINDS_OF_STORE = ("memory", "disk", "disk, late")
 
 Opened = Callable[[], Store]
 
@@ -55,14 +56,17 @@ def ids(store: Store, rows: np.ndarray) -> list[str]:
 
 
 @pytest.fixture(params=KINDS_OF_STORE)
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
-    return lambda: open_store(request.param, 0, WIDTH, "an encoder", tmp_path / "store")
+def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """ "disk, late" keeps what is added after the first 30 waiting for the text index."""
+    monkeypatch.setattr(disk, "SHARE", 1 if request.param == "disk, late" else disk.SHARE)
+    return lambda: open_store(request.param.partition(",")[0], 0, WIDTH, "an encoder", tmp_path / "store")
 
 
 @pytest.fixture
 def store(opened: Opened) -> Store:
     filled = opened()
-    fill(filled, range(40))
+    fill(filled, range(30))
+    fill(filled, range(30, 40))
     return filled
 
 

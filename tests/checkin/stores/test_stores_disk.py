@@ -11,8 +11,9 @@ import pytest
 
 from personalq.checkin.clock import Clock
 from personalq.checkin.profile import spaced
-from personalq.checkin.stores import textual
-from personalq.checkin.stores.disk import DiskStore, Manifest
+from personalq.checkin.stores import disk, textual
+from personalq.checkin.stores.disk import DiskStore
+from personalq.checkin.stores.manifest import Manifest
 from personalq.checkin.stores.protocol import Entry, Query, Vectors
 from personalq.checkin.stores.squeezed import SqueezedVectors
 from personalq.checkin.stores.textual import TextIndex
@@ -107,6 +108,87 @@ def test_a_process_killed_between_writes_is_mended_when_opened(tmp_path: Path) -
     assert seen(opened(tmp_path))[0] == all_ids(30) - {"id-3"}
     (tmp_path / "manifest.unfinished").write_text('{"half')
     assert len(opened(tmp_path)) == 29
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to ten additions or removals wait for the text index of 30 rows."""
+    monkeypatch.setattr(disk, "SHARE", 3)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_what_waits_for_the_text_index_is_found_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    store.add(entries(30, 34), drawn(4), drawn(4))
+    store.remove(["id-3", "id-31"])
+    text = TextIndex(tmp_path / "text")
+    assert len(text) == 30
+    for each in (store, opened(tmp_path)):
+        assert len(each) == 32
+        assert seen(each) == (all_ids(34) - {"id-3", "id-31"},) * 2 + ({"id-30"},)
+        assert each.rarity("word33") == pytest.approx(each.rarity("word5"))
+        found = each.search(Query("common word33 word5", drawn(1)[0]), Clock())
+        rows = found.lists[0].rows
+        assert {each.id(row) for row in rows[:2].tolist()} == {"id-33", "id-5"}
+        assert found.scores(rows)[:, 0] == pytest.approx(found.lists[0].scores)
+        assert found.lists[0].scores[0] == pytest.approx(found.lists[0].scores[1], rel=0.1)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_when_enough_waits_it_reaches_the_text_index(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for number in range(30, 41):
+        store.add(entries(number, number + 1), drawn(1), drawn(1))
+    assert len(TextIndex(tmp_path / "text")) == 41
+    assert seen(store)[0] == seen(opened(tmp_path))[0] == all_ids(41)
+    for number in range(14):
+        store.remove([f"id-{number}"])
+    assert len(TextIndex(tmp_path / "text")) == 27
+    store.add(entries(0, 1), drawn(1), drawn(1))
+    assert seen(store)[0] == seen(opened(tmp_path))[0] == all_ids(41) - {f"id-{n}" for n in range(1, 14)}
+
+
+@pytest.mark.usefixtures("waiting")
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_a_kill_between_text_index_and_manifest_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    store = filled(tmp_path)
+    store.add(entries(30, 31), drawn(1), drawn(1))
+    store.remove(["id-25"])
+    manifest: list[bytes] = []
+    whole = TextIndex.commit
+
+    def killed(self: TextIndex) -> None:
+        whole(self)
+        manifest.append((tmp_path / "manifest.json").read_bytes())
+
+    with monkeypatch.context() as watched:
+        watched.setattr(TextIndex, "commit", killed)
+        if change == "add":
+            store.add(entries(31, 60), drawn(29), drawn(29))
+        else:
+            store.remove([f"id-{number}" for number in range(15)])
+    (tmp_path / "manifest.json").write_bytes(manifest[0])
+    left = all_ids(31) - {"id-25"} - (set() if change == "add" else all_ids(15))
+    assert seen(opened(tmp_path))[0] == seen(opened(tmp_path))[0] == left
+    opened(tmp_path).add(entries(60, 61), drawn(1), drawn(1))
+    assert seen(opened(tmp_path))[0] == left | {"id-60"}
+
+
+def test_a_store_that_changes_while_it_is_opened_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path)
+    whole = SqueezedVectors.__init__
+    other = iter([True])
+
+    def interrupted(self: SqueezedVectors, *rest: object) -> None:
+        if next(other, False):
+            store.add(entries(30, 33), drawn(3), drawn(3))
+        whole(self, *rest)
+
+    monkeypatch.setattr(SqueezedVectors, "__init__", interrupted)
+    assert seen(opened(tmp_path))[0] == all_ids(33)
+    assert seen(opened(tmp_path))[0] == all_ids(33)
 
 
 def test_another_encoder_or_a_broken_manifest_starts_anew(tmp_path: Path) -> None:
