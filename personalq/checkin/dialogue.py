@@ -109,6 +109,7 @@ class CheckIn:
     ) -> None:
         self._index = Index(checkpoints, cache, on_progress, encoder, store)
         self._default = Embedded(self._index.by_id, self._index.rarity)
+        self._default.learn((each.id for each in self._index.checkpoints), on_progress)
         self._chosen = reranker or self._default
         self._thresholds = replace(thresholds or Thresholds(), version_policy=version_policy)
 

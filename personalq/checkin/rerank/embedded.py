@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from personalq.checkin.profile import Profile, card
 from personalq.checkin.rerank.features import NAMES, Asked, table
 from personalq.checkin.rerank.forest import Forest
 from personalq.checkin.rerank.protocol import Calibration
-from personalq.checkin.rerank.reader import Reader
+from personalq.checkin.rerank.reader import KEPT, Reader
 from personalq.errors import RerankerError
 from personalq.records import Candidate, Intent
 
@@ -92,6 +93,10 @@ class Embedded:
         self._rarity = rarity
         self.temperature = self._fitted.calibration.temperature
         self.none_logit = self._fitted.calibration.none_logit
+
+    def learn(self, ids: Iterable[str], on_progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Read the cards of these checkpoints now rather than with the first request that may mean them."""
+        self._reader.learn([card(self._profiles[each].checkpoint) for each in islice(ids, KEPT)], on_progress)
 
     def score(self, intent: Intent, candidates: Sequence[Candidate]) -> tuple[list[float], list[str]]:
         """Log-odds and, for each candidate, the features that spoke for it most."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ HIDDEN = 48
 REQUEST_PIECES = 32
 CARD_PIECES = 64
 _BATCH = 32
-_KEPT = 2048
+KEPT = 2048
 """Cards whose pieces are remembered, at most 50 kB each."""
 
 
@@ -92,6 +92,15 @@ class Reader:
                 found[full] = read.double().numpy()
         return found
 
+    def learn(self, cards: Sequence[str], on_progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Encode cards before they are asked for, the first `KEPT` of them; a request then only encodes itself."""
+        wanted = list(dict.fromkeys(cards))[:KEPT]
+        for start in range(0, len(wanted), _BATCH):
+            with self._lock, torch.inference_mode():
+                self._cards(self._loaded(), wanted[start : start + _BATCH])
+            if on_progress:
+                on_progress(min(start + _BATCH, len(wanted)), len(wanted), "reading checkpoints")
+
     def _cards(self, pieces: Pieces, cards: Sequence[str]) -> list[Tensor]:
         fresh = [card for card in dict.fromkeys(cards) if card not in self._known]
         self._known.update(zip(fresh, pieces.encode(fresh, CARD_PIECES), strict=True))
@@ -99,7 +108,7 @@ class Reader:
         for card in cards:
             self._known.move_to_end(card)
             found.append(self._known[card])
-        while len(self._known) > max(_KEPT, len(cards)):
+        while len(self._known) > max(KEPT, len(cards)):
             self._known.popitem(last=False)
         return found
 
