@@ -82,11 +82,9 @@ class BM25:
 
 
 def char_grams(text: str) -> list[str]:
-    """The character 3-, 4- and 5-grams of every word, as often as they occur; a shorter word is its own gram."""
-    found: list[str] = []
-    for word in re.findall(r"\w+", fold(text)):
-        found += [word[at : at + size] for size in (3, 4, 5) for at in range(len(word) - size + 1)] or [word]
-    return found
+    """The character 3-, 4- and 5-grams of the folded words with one space between them, across words as well."""
+    line = " ".join(re.findall(r"\w+", fold(text)))
+    return [line[at : at + size] for size in (3, 4, 5) for at in range(len(line) - size + 1)] or [line]
 
 
 class Dense:
