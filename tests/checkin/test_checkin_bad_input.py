@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import CATALOGUE
+from small_catalogue import CATALOGUE
 
 from personalq.checkin.dialogue import CheckIn, Pending, pending
 from personalq.checkin.intent import LONGEST

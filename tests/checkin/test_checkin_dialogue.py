@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CATALOGUE, dog
+from small_catalogue import CATALOGUE, dog
 
 from personalq.checkin.dialogue import CheckIn, Pending, pending
 from personalq.errors import RequestError, UnknownCheckpointError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CATALOGUE, dog
+from small_catalogue import CATALOGUE, dog
 
 from personalq.checkin.clock import Clock
 from personalq.checkin.dialogue import CheckIn
