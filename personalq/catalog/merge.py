@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from personalq.catalog import roles
-from personalq.catalog.bases import family, normal_base
+from personalq.catalog.bases import SOME_STABLE_DIFFUSION, family, normal_base
 from personalq.catalog.clean import description as clean_description
 from personalq.catalog.clean import plain, without_tags
 from personalq.catalog.facts import Facts, Source
@@ -139,6 +139,7 @@ def _base(told: Sequence[Facts], local_bases: Collection[str]) -> tuple[str | No
     named = [(normal, base) for base in (*stored, *hints) if (normal := normal_base(base[:MAX_NAME]))]
     at_hand = [pair for pair in named if pair[0] in local_bases]
     certain = [pair for pair in named if pair[1] in stored or family(pair[0]) != pair[0]]
+    certain.sort(key=lambda pair: pair[0] == SOME_STABLE_DIFFUSION)  # Whoever names a version knows more.
     return next(iter([*at_hand, *certain]), (None, next(iter([*stored, *hints]), None)))
 
 

@@ -56,6 +56,8 @@ def test_unknown_bases_are_unknown_and_local_ones_win():
     assert merge([LORA, other, header], "x").base == "SD 1.5"
     assert merge([LORA, other, header], "x", {"tiny-sd"}).base == "tiny-sd"
     assert merge([LORA, Facts("kohya", base_hints=("anything-mix",))], "x").base is None
+    vague = Facts("card", bases=("Stable Diffusion",))
+    assert merge([LORA, vague, header], "x").base == "SD 1.5" and merge([LORA, vague], "x").base == "Stable Diffusion"
 
 
 @pytest.mark.parametrize(

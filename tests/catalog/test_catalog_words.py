@@ -18,7 +18,7 @@ from personalq.catalog.versions import iso_date, ordinal, slug, split_version
         ("black-forest-labs/FLUX.1-dev", "FLUX.1-dev"), ("tiny-sd", "tiny-sd"), ("someone/tiny-sd", "tiny-sd"),
         ("../../bases/tiny-sd", "tiny-sd"), ("..\\bases\\tiny-sd\\", "tiny-sd"), ("tiny-sd.safetensors", "tiny-sd"),
         ("Other", None), ("Unknown", None), ("", None), ("None", None), ("290640.safetensors", None), ("/", None),
-        ("Stable Diffusion (card gives no version)", None),
+        ("Stable Diffusion (card gives no version)", "Stable Diffusion"),
     ],
 )  # fmt: skip
 def test_bases_have_one_normal_form(stored, normal):
