@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,11 +27,15 @@ def reciprocal_ranks(lists: Sequence[Ranked], size: int) -> Scores:
     return fused
 
 
-def shortlist(fused: Scores, lists: Sequence[Ranked], hits: Rows) -> Rows:
-    """The `TOP` best rows of the fusion, the best few of each list, and every exact hit (capped), best first."""
+def shortlist(fused: Scores, lists: Sequence[Ranked], hits: Rows, varied: Callable[[Rows], Rows]) -> Rows:
+    """The `TOP` best rows of the fusion, the best few of each list, and every exact hit (capped), best first.
+
+    `varied` thins out rows that are ever more of the same before they are counted.
+    """
     heads = np.unique(np.concatenate([ranked.rows[:_HEADS] for ranked in lists]))
-    best = _by(fused, heads)[:TOP]
-    chosen = np.concatenate([best, *(ranked.rows[: TOP // 3] for ranked in lists), _by(fused, hits)[:TOP]])
+    best = varied(_by(fused, heads))[:TOP]
+    few = (varied(ranked.rows[:_HEADS])[: TOP // 3] for ranked in lists)
+    chosen = np.concatenate([best, *few, varied(_by(fused, hits))[:TOP]])
     once = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
     return _by(fused, once)
 

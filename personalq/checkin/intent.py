@@ -21,12 +21,24 @@ LONGEST = 2000
 _THING = r"(?:version|one|build|release|iteration|upload|update|lora|model|checkpoint|embedding|run)"
 _LEAD = r"(?:(?:use|using|take|with|in|from|but)\s+)?(?:(?:the|my)\s+)?"
 _OF = r"(?:\s+of\b(?:\s+(?:the|my|that)\s+(?:lora|model|checkpoint|embedding|one)s?\b)?)?"
+_UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+_SPOKEN = {word: number for number, word in enumerate(f"{_UNITS} eighteen nineteen".split(), start=1)}
+_TENS = {
+    word: number
+    for number, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+}
+_ONES = "|".join(list(_SPOKEN)[:9])
+_IN_WORDS = rf"(?:{'|'.join(_TENS)})(?:[\s-](?:{_ONES}))?|{'|'.join(sorted(_SPOKEN, key=len, reverse=True))}"
 _NUMBERED = re.compile(
-    rf"(?:{_LEAD}version\s+|\bver\.?\s?|\bv\.?\s?)(?P<number>\d+(?:\.\d+)*)\b(?!\s*(?:engine|motor)){_OF}", re.I
+    rf"(?:{_LEAD}version\s+|\bver\.?\s?|\bv\.?\s?)(?P<number>\d+(?:\.\d+)*|(?<=version )(?:{_IN_WORDS}))\b"
+    rf"(?!\s*(?:engine|motor)){_OF}",
+    re.I,
 )
 _RELATIVE = (
     ("newest", rf"{_LEAD}\b(?:newest|latest|most recent|newer|later|last|current|final)\s+{_THING}\b{_OF}"),
     ("first", rf"{_LEAD}\b(?:first|oldest|earliest|original|older|earlier|initial)\s+{_THING}\b{_OF}"),
+    ("first", r"(?:the\s+)?(?:very\s+)?first\s+(?:that\s+)?(?:i|we)(?:\s+ever)?\s+(?:trained|made|saved)\b"),
+    ("newest", r"(?:the\s+)?last\s+(?:that\s+)?(?:i|we)\s+(?:trained|made|saved)\b"),
     ("newest", r"\b(?:newest|latest|most recent)\b"),
 )
 _KINDS: tuple[tuple[Kind, str], ...] = (
@@ -188,7 +200,7 @@ def _version(reading: _Reading) -> str | None:
     match = _NUMBERED.search(reading.free)
     if match:
         reading.take(match.span())
-        number = match["number"]
+        number = _digits(match["number"])
         return number[:-2] if number.endswith(".0") else number
     for name, pattern in _RELATIVE:
         found = re.search(pattern, reading.free, re.I)
@@ -196,6 +208,14 @@ def _version(reading: _Reading) -> str | None:
             reading.take(found.span())
             return name
     return None
+
+
+def _digits(number: str) -> str:
+    """ "thirty-four" as "34"; digits as they are."""
+    if number[0].isdigit():
+        return number
+    parts = re.split(r"[\s-]", number.casefold())
+    return str(sum(_TENS[part] * 10 if part in _TENS else _SPOKEN[part] for part in parts))
 
 
 def _kind(reading: _Reading) -> Kind | None:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 
 from personalq.checkin.clock import Clock
 from personalq.checkin.posterior import posterior
+from personalq.checkin.rerank.features import date_fit, version_fit
 from personalq.checkin.rerank.protocol import Reranker
-from personalq.checkin.retrieve import Index
+from personalq.checkin.retrieve import Index, allowed
 from personalq.records import Candidate, Intent, Role
+
+MODELS = 10
+MOST = 20
+"""Stated versions that are added to a short list, and of how many models."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,26 @@ def rank(
 
     Raises RerankerError when the reranker fails.
     """
-    candidates = [each for each in index.candidates(intent, loaded, clock) if each.checkpoint.role != never]
+    found = index.candidates(intent, loaded, clock)
+    found += index.rescore(intent, _stated(index, intent, found, loaded), clock)
+    candidates = [each for each in found if each.checkpoint.role != never]
     with clock.stage("rerank"):
         logits, reasons = reranker.score(intent, candidates) if candidates else ([], [])
         return weigh(index, reranker, intent, candidates, logits, reasons)
+
+
+def _stated(index: Index, intent: Intent, found: Sequence[Candidate], loaded: str | None) -> list[str]:
+    """Versions that the request states, of the models on the short list, that are not on it themselves."""
+    if intent.time_range is None and intent.version in (None, "first", "newest"):
+        return []
+    known = {candidate.checkpoint.id for candidate in found}
+    groups = list(dict.fromkeys(index.by_id[candidate.checkpoint.id].group for candidate in found))[:MODELS]
+    members = (member for group in groups for member in index.members(group) if member.id not in known)
+    return [
+        member.id
+        for member in members
+        if allowed(member, intent, loaded) and version_fit(intent, member) + date_fit(intent, member) >= 1
+    ][:MOST]
 
 
 def weigh(

@@ -23,6 +23,9 @@ from personalq.checkin.stores.protocol import Entry, Filter, Query, Rows, Scores
 from personalq.checkin.words import stem, words
 from personalq.records import Candidate, Checkpoint, Intent
 
+VERSIONS = 4
+"""Versions of one model on a short list."""
+
 
 def allowed(checkpoint: Checkpoint, intent: Intent, loaded: str | None) -> bool:
     """False for another base than the one loaded or asked for, and for another kind where the kind asked for is not
@@ -119,8 +122,19 @@ class Index:
             found = self._store.search(query, clock)
             with clock.stage("fuse"):
                 fused = reciprocal_ranks(found.lists, self._store.size)
-                rows = self._usable(shortlist(fused, found.lists, found.hits), query.wanted)
+                rows = self._usable(shortlist(fused, found.lists, found.hits, self._varied), query.wanted)
                 return self._gather(query.text, rows, found.scores(rows), fused[rows])
+
+    def _varied(self, rows: Rows) -> Rows:
+        """The rows without more than `VERSIONS` of one model: fifty versions would leave no room for another."""
+        seen: Counter[str] = Counter()
+        kept = []
+        for row in rows.tolist():
+            group = _group(self._records[self._store.id(row)])
+            seen[group] += 1
+            if seen[group] <= VERSIONS:
+                kept.append(row)
+        return np.asarray(kept, dtype=np.int64)
 
     def rescore(self, intent: Intent, ids: Sequence[str], clock: Clock) -> list[Candidate]:
         """The checkpoints `ids`, in their order, scored for another text. Unknown ids are left out."""

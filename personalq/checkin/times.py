@@ -47,6 +47,14 @@ def _iso(match: re.Match[str], today: date) -> Interval | None:
     return day, day
 
 
+def _day(match: re.Match[str], today: date) -> Interval | None:
+    try:
+        day = date(int(match["year"]), _MONTHS[match["month"].casefold()], int(match["number"]))
+    except ValueError:
+        return None
+    return (day, day) if day.year >= FIRST_YEAR else None
+
+
 def _month(match: re.Match[str], today: date) -> Interval | None:
     month = _MONTHS[match["month"].casefold()]
     recent = today.year if month <= today.month else today.year - 1
@@ -98,6 +106,8 @@ def _near(match: re.Match[str], today: date) -> Interval | None:
 
 _RULES: tuple[tuple[str, Callable[[re.Match[str], date], Interval | None]], ...] = (
     (r"(?P<day>20\d\d-\d\d-\d\d)", _iso),
+    (rf"(?P<number>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{_MONTH})\.?,?\s+(?P<year>20\d\d)", _day),
+    (rf"(?P<month>{_MONTH})\.?\s+(?:the\s+)?(?P<number>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<year>20\d\d)", _day),
     (rf"{_PART}(?P<month>{_MONTH})\.?,?\s+(?P<year>20\d\d)", _month),
     (r"(?P<which>last|this|past)\s+(?P<season>spring|summer|autumn|fall|winter)(?P<year>(?!))?", _season),
     (r"(?P<which>)(?P<season>spring|summer|autumn|fall|winter)\s+(?:of\s+)?(?P<year>202\d)", _season),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from personalq.checkin.bases import fits
 from personalq.checkin.profile import spaced
 from personalq.checkin.rerank.features import has_version
 from personalq.checkin.retrieve import Index
-from personalq.checkin.words import content_words, words
+from personalq.checkin.words import SLIP, content_words, likeness, words
 from personalq.records import Checkpoint, Intent
 
 _VARIANT = re.compile(
@@ -44,9 +45,9 @@ def meant(index: Index, intent: Intent, group: str, loaded: str | None, describe
         if not pool:
             known = ", ".join(dict.fromkeys(member.version for member in members if member.version)) or "unnamed"
             return Meant((), f"There is no version {intent.version} of {members[0].name}; there is {known}.")
-    within, asked = spaced(intent.text), set(content_words(intent.text))
+    within, asked = spaced(intent.text), content_words(intent.text)
     shared = set.intersection(*(set(words(member.version or "")) for member in pool))
-    pool = _prefer(pool, lambda member: bool((set(words(member.version or "")) - shared - {"v"}) & asked))
+    pool = _prefer(pool, lambda member: bool((set(words(member.version or "")) - shared - {"v"}) & set(asked)))
     pool = _prefer(
         pool, lambda member: any(spaced(trigger) in within for trigger in member.triggers if spaced(trigger))
     )
@@ -64,12 +65,26 @@ def resolve(index: Index, intent: Intent, group: str, loaded: str | None) -> tup
     return (found.open[-1] if found.open else None), found.remark
 
 
-def _best_described(pool: list[Checkpoint], asked: set[str]) -> list[Checkpoint]:
-    """Those whose descriptions say most of the words that not all of them say."""
-    told: dict[str, set[str]] = {member.id: set(content_words(member.description)) for member in pool}
-    telling = asked - set[str].intersection(*told.values())
+def _best_described(pool: list[Checkpoint], asked: list[str]) -> list[Checkpoint]:
+    """Those whose descriptions say most of the words, and of the pairs of words, that not all of them say."""
+    told: dict[str, set[str]] = {member.id: _said(member.description) for member in pool}
+    known = set[str]().union(*told.values())
+    telling = _said(" ".join(_spelt(word, known) for word in asked)) - set[str].intersection(*told.values())
     most = max(len(said & telling) for said in told.values())
     return [member for member in pool if len(told[member.id] & telling) == most]
+
+
+def _said(text: str) -> set[str]:
+    """The words of a text and its pairs of neighbours ("studio light")."""
+    found = content_words(text)
+    return {*found, *(f"{first} {second}" for first, second in pairwise(found))}
+
+
+def _spelt(word: str, known: set[str]) -> str:
+    """A word as the descriptions spell it, where one slip of the fingers is all that is between them."""
+    if word in known:
+        return word
+    return next((other for other in known if " " not in other and likeness(word, other) == SLIP), word)
 
 
 def _prefer(pool: list[Checkpoint], wanted: Callable[[Checkpoint], bool]) -> list[Checkpoint]:

@@ -21,6 +21,9 @@ generate create model checkpoint lora embedding version
 """
 STOPWORDS = frozenset(_STOPPED.split())
 
+SLIP = 0.8
+"""Likeness of two words that one slip of the fingers sets apart."""
+
 
 def fold(text: str) -> str:
     """Normal form for comparing: NFKC, case folded, Latin accents removed, one space between words."""
@@ -98,7 +101,7 @@ def likeness(word: str, name: str) -> float:
     if name in word:
         return 0.35
     if _one_slip(word, name):
-        return 0.8
+        return SLIP
     mine, theirs = grams(word), grams(name)
     dice = 2 * len(mine & theirs) / (len(mine) + len(theirs))
     return dice if dice >= 0.4 else 0.0
