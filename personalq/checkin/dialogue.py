@@ -216,6 +216,8 @@ class CheckIn:
         if option is None and not indifferent(text) and self._unrelated(said, asked, asked.candidates, clock, scoring):
             fresh = replace(reading.request, text=text)
             return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
+        if said.version or said.time_range:
+            option = None
         left = list(meant(self._index, reading.intent, group, reading.request.base, described=True).open)
         if option is not None and option.id != NONE_OF_THESE:
             left = [each for each in left if each.id in option.checkpoint_ids]
@@ -223,7 +225,7 @@ class CheckIn:
             shown = {each for other in pending.options for each in other.checkpoint_ids}
             left = [each for each in left if each.id not in shown]
         elif not indifferent(text):
-            joint = replace(_together(reading.intent, said), text=said.text)
+            joint = _together(reading.intent, said)
             found = meant(self._index, joint, group, reading.request.base, described=True)
             left = list(found.open)
             if not left:

@@ -23,10 +23,8 @@ _LEAD = r"(?:(?:use|using|take|with|in|from|but)\s+)?(?:(?:the|my)\s+)?"
 _OF = r"(?:\s+of\b(?:\s+(?:the|my|that)\s+(?:lora|model|checkpoint|embedding|one)s?\b)?)?"
 _UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 _SPOKEN = {word: number for number, word in enumerate(f"{_UNITS} eighteen nineteen".split(), start=1)}
-_TENS = {
-    word: number
-    for number, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
-}
+_DECADES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: number for number, word in enumerate(_DECADES.split(), start=2)}
 _ONES = "|".join(list(_SPOKEN)[:9])
 _IN_WORDS = rf"(?:{'|'.join(_TENS)})(?:[\s-](?:{_ONES}))?|{'|'.join(sorted(_SPOKEN, key=len, reverse=True))}"
 _NUMBERED = re.compile(
@@ -34,6 +32,7 @@ _NUMBERED = re.compile(
     rf"(?!\s*(?:engine|motor)){_OF}",
     re.I,
 )
+_NTH = re.compile(rf"{_LEAD}\b(?P<number>\d{{1,4}})(?:st|nd|rd|th)\s+version\b{_OF}", re.I)
 _RELATIVE = (
     ("newest", rf"{_LEAD}\b(?:newest|latest|most recent|newer|later|last|current|final)\s+{_THING}\b{_OF}"),
     ("first", rf"{_LEAD}\b(?:first|oldest|earliest|original|older|earlier|initial)\s+{_THING}\b{_OF}"),
@@ -197,7 +196,7 @@ def _negatives(reading: _Reading, bases: Sequence[str]) -> tuple[str, ...]:
 
 
 def _version(reading: _Reading) -> str | None:
-    match = _NUMBERED.search(reading.free)
+    match = _NUMBERED.search(reading.free) or _NTH.search(reading.free)
     if match:
         reading.take(match.span())
         number = _digits(match["number"])

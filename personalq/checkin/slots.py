@@ -77,7 +77,13 @@ def said(profile: Profile, text: str) -> bool:
     Triggers do not count: many are everyday words ("red eyes").
     """
     asked = content_words(text)
-    return any(all(any(likeness(word, part) >= 0.75 for word in asked) for part in name) for name in profile.called)
+    spoken = {*asked, *("".join(pair) for pair in pairwise(asked))}
+    return any(all(any(_same(word, part) for word in spoken) for part in name) for name in profile.called)
+
+
+def _same(word: str, part: str) -> bool:
+    """Whether a word is a part of a name but for its spelling; "night" is not "nightink"."""
+    return word == part or (word not in part and likeness(word, part) >= _SAID)
 
 
 def _slot(intent: Intent, text: str, subject: str) -> Intent:

@@ -62,6 +62,11 @@ def _month(match: re.Match[str], today: date) -> Interval | None:
     return _part(_days(year, month), match["part"]) if year >= FIRST_YEAR else None
 
 
+def _long_ago(match: re.Match[str], today: date) -> Interval | None:
+    """A month of training before there was any: no checkpoint is from then, but no picture is either."""
+    return _days(int(match["year"]), _MONTHS[match["month"].casefold()])
+
+
 def _season(match: re.Match[str], today: date) -> Interval | None:
     month = _SEASONS[match["season"].casefold()]
     if match["year"]:
@@ -109,6 +114,7 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], date], Interval | None]], ...]
     (rf"(?P<number>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{_MONTH})\.?,?\s+(?P<year>20\d\d)", _day),
     (rf"(?P<month>{_MONTH})\.?\s+(?:the\s+)?(?P<number>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<year>20\d\d)", _day),
     (rf"{_PART}(?P<month>{_MONTH})\.?,?\s+(?P<year>20\d\d)", _month),
+    (rf"(?:trained|made|saved)\s+in\s+(?P<month>{_MONTH})\.?,?\s+(?P<year>20\d\d)", _long_ago),
     (r"(?P<which>last|this|past)\s+(?P<season>spring|summer|autumn|fall|winter)(?P<year>(?!))?", _season),
     (r"(?P<which>)(?P<season>spring|summer|autumn|fall|winter)\s+(?:of\s+)?(?P<year>202\d)", _season),
     (r"last\s+(?P<unit>week|month|year)", _last),

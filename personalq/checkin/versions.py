@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from personalq.checkin.bases import fits
 from personalq.checkin.profile import spaced
-from personalq.checkin.rerank.features import has_version
+from personalq.checkin.rerank.features import date_fit, has_version
 from personalq.checkin.retrieve import Index
 from personalq.checkin.words import SLIP, content_words, likeness, words
 from personalq.records import Checkpoint, Intent
@@ -45,6 +45,8 @@ def meant(index: Index, intent: Intent, group: str, loaded: str | None, describe
         if not pool:
             known = ", ".join(dict.fromkeys(member.version for member in members if member.version)) or "unnamed"
             return Meant((), f"There is no version {intent.version} of {members[0].name}; there is {known}.")
+    if intent.time_range and all(date_fit(intent, member) <= -1 for member in pool):
+        return Meant((), f"No version of {members[0].name} is from {intent.time_range[0]} to {intent.time_range[1]}.")
     within, asked = spaced(intent.text), content_words(intent.text)
     shared = set.intersection(*(set(words(member.version or "")) for member in pool))
     pool = _prefer(pool, lambda member: bool((set(words(member.version or "")) - shared - {"v"}) & set(asked)))
