@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from personalq.bench.verdicts import System
-from personalq.checkin.decide import Thresholds, VersionPolicy
+from personalq.checkin.decide import Thresholds
 from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.dialogue import CheckIn, Pending
 from personalq.checkin.rerank.protocol import Reranker
@@ -73,21 +73,15 @@ class NeverNone:
 
 
 def ablations(
-    checkpoints: Sequence[Checkpoint],
-    cache: Path | None,
-    encoder: str | None,
-    reranker: Reranker | None,
-    policy: VersionPolicy,
+    checkpoints: Sequence[Checkpoint], cache: Path | None, encoder: str | None, reranker: Reranker | None
 ) -> list[tuple[str, System]]:
     """Named systems, each PersonalQ without one stage."""
 
-    def without(
-        reranker: Reranker | None, thresholds: Thresholds | None = None, encoder: str | Encoder | None = encoder
-    ) -> CheckIn:
-        return CheckIn(checkpoints, cache, reranker, thresholds=thresholds, encoder=encoder, version_policy=policy)
+    def without(reranker: Reranker | None, thresholds: Thresholds | None = None) -> CheckIn:
+        return CheckIn(checkpoints, cache, reranker, thresholds=thresholds, encoder=encoder)
 
     return [
-        ("personalq, no dense", without(reranker, encoder=Blind(None, encoder))),
+        ("personalq, no dense", CheckIn(checkpoints, cache, reranker, encoder=Blind(None, encoder))),
         ("personalq, fused order only", without(FusedOrder())),
         ("personalq, no question", without(reranker, Thresholds(ask=math.inf))),
         ("personalq, no none", NeverNone(without(reranker, Thresholds(none=1.0)))),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,10 +50,9 @@ GAPS = (2, 4, 6, 9, 15, 28, 40, 55, 70)
 def repo_prompts(
     means: Means, on_progress: Progress | None = None, keep: Path | None = None, seed: int = SEED
 ) -> dict[str, Any]:
-    """The rows of `selection` on the made-up repository, where every version is an intent of its own and is asked for;
-    `keep` is a folder for its catalogue and queries."""
+    """The rows of `selection` on the made-up repository; `keep` is a folder for its catalogue and queries."""
     with TemporaryDirectory() as folder:
-        return selection(*write(keep or Path(folder), seed), replace(means, version_policy="ask"), on_progress)
+        return selection(*write(keep or Path(folder), seed), means, on_progress)
 
 
 def repository(seed: int = SEED) -> dict[str, list[Trained]]:

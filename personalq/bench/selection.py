@@ -18,7 +18,6 @@ from personalq.bench.report import device_line, table
 from personalq.bench.stylus import FREE, PUBLISHED, Composer, Stylus
 from personalq.bench.verdicts import Same, System, Verdict, lineage, put
 from personalq.catalog.jsonl import read_jsonl
-from personalq.checkin.decide import VersionPolicy
 from personalq.checkin.dense import Encoder
 from personalq.checkin.dialogue import CheckIn
 from personalq.checkin.rerank.protocol import Reranker
@@ -42,8 +41,6 @@ class Means:
     """Other than the default."""
     composer: Composer | None = None
     """The language model of Stylus."""
-    version_policy: VersionPolicy = "newest"
-    """What PersonalQ does with versions a request leaves open."""
 
     def new_encoder(self) -> Encoder:
         """One for each system: an encoder remembers its queries, and none shall be spared the time of another."""
@@ -68,9 +65,8 @@ def rows(
     """The same over records: {"device", "n", "checkpoints", "rows", "against", "facets", "failures"}."""
     same = lineage(checkpoints)
     plain = rivals(checkpoints, means)
-    ours = CheckIn(checkpoints, means.cache, means.reranker, encoder=means.encoder, version_policy=means.version_policy)
-    whole: list[tuple[str, System]] = [(OURS, ours)]
-    whole += ablations(checkpoints, means.cache, means.encoder, means.reranker, means.version_policy)
+    whole: list[tuple[str, System]] = [(OURS, CheckIn(checkpoints, means.cache, means.reranker, encoder=means.encoder))]
+    whole += ablations(checkpoints, means.cache, means.encoder, means.reranker)
     done = run([*plain, *whole], queries, same, on_progress)
     others, mine = done[: len(plain)], done[len(plain)]
     others += [(f"{name} + threshold", with_threshold(verdicts, same)) for name, verdicts in others if name in CUT]
