@@ -148,6 +148,7 @@ def index(
     catalog = load_catalog(settings)
     if vectors and catalog.checkpoints:
         from personalq.checkin.dialogue import CheckIn
+        from personalq.checkin.stores.choose import configured
 
         with Bar() as bar:
             CheckIn(
@@ -155,7 +156,7 @@ def index(
                 cache=settings.cache,
                 on_progress=bar.tell,
                 encoder=settings.encoder,
-                store=settings.store,
+                store=configured(settings),
             )
     result = {
         "checkpoints": [
@@ -264,10 +265,11 @@ def bench_scale(
 ) -> None:
     """Check-in on made-up catalogues of growing size: latency by stage, BM25 ratio, additions, bytes."""
     from personalq.bench.scale import as_text, scale, sizes
+    from personalq.checkin.stores.choose import configured
 
     settings = Settings.read(store=store)
     with Bar() as bar:
-        result = scale(sizes(n), settings.store, encoded, bar.tell)
+        result = scale(sizes(n), configured(settings), encoded, bar.tell)
     report(result, as_json, as_text)
 
 
@@ -303,6 +305,7 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
     """Ask Check-in, and answer its question if it has one and an answer was given."""
     from personalq.checkin.dialogue import CheckIn, pending
     from personalq.checkin.rerank.choose import chosen
+    from personalq.checkin.stores.choose import configured
 
     with Bar() as bar:
         checkin = CheckIn(
@@ -311,7 +314,7 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
             reranker=chosen(settings),
             on_progress=bar.tell,
             encoder=settings.encoder,
-            store=settings.store,
+            store=configured(settings),
         )
     request = Request(text, base=base)
     decision = checkin.ask(request)

@@ -44,6 +44,10 @@ class Settings:
     """A sentence-transformers folder or Hub id for retrieval; None is the packaged MiniLM."""
     store: str = "auto"
     """Where retrieval keeps its rows: "memory", "disk" (under `cache`), "qdrant", or "auto", by their number."""
+    qdrant_url: str | None = field(default=None, repr=False)
+    """The server of the store "qdrant", which several replicas may share."""
+    qdrant_key: str | None = field(default=None, repr=False)
+    qdrant_collection: str = "personalq"
 
     @classmethod
     def read(cls, **flags: object) -> Settings:

@@ -24,6 +24,7 @@ from personalq.checkin.decide import STAGES
 from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.dialogue import CheckIn
 from personalq.checkin.lexical import Postings, okapi, query_words
+from personalq.checkin.stores.choose import Server
 from personalq.checkin.stores.protocol import Query, Vectors
 from personalq.checkin.words import words
 from personalq.errors import BenchError
@@ -67,7 +68,7 @@ def sizes(text: str) -> list[int]:
 
 
 def scale(
-    sizes: Sequence[int], store: str = "auto", encoded: bool = False, on_progress: Progress | None = None
+    sizes: Sequence[int], store: str | Server = "auto", encoded: bool = False, on_progress: Progress | None = None
 ) -> dict[str, Any]:
     """{"device", "rows"}: one row a size. `encoded` computes the documents' vectors: about 50 texts a second.
 
@@ -85,7 +86,9 @@ def scale(
     return {"device": device_line(torch.device("cpu")), "requests": REQUESTS, "rows": rows}
 
 
-def measured(size: int, folder: Path, store: str, encoded: bool, on_progress: Progress | None = None) -> dict[str, Any]:
+def measured(
+    size: int, folder: Path, store: str | Server, encoded: bool, on_progress: Progress | None = None
+) -> dict[str, Any]:
     """One row: see `as_text`."""
     made = list(catalogue(size + CHANGES))
     known, late = made[:size], made[size:]

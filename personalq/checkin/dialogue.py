@@ -33,6 +33,7 @@ from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.features import Asked, date_fit, denied, version_fit
 from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.retrieve import Index, allowed
+from personalq.checkin.stores.choose import Server
 from personalq.checkin.versions import meant, resolve
 from personalq.checkin.words import content_words, words
 from personalq.errors import RequestError, UnknownCheckpointError
@@ -91,9 +92,9 @@ class CheckIn:
     The default reranker needs no network, and scores the rest of a turn in which another `reranker` fails; the decision
     says so in its remarks. `cache` keeps sentence vectors between runs; `on_progress(done, total,
     what)` is called while new ones are computed. `encoder` is a sentence-transformers folder or Hub id, or one already
-    made; None is the packaged one. `store` is where rows are kept: "memory", "disk" (under `cache`), or "auto", by
-    their number. `version_policy` "ask" asks which version is meant where the request leaves several open, for
-    repositories whose versions differ in what they show; "newest" takes the newest and says so.
+    made; None is the packaged one. `store` is where rows are kept: "memory", "disk" (under `cache`), "auto", by
+    their number, or a Qdrant server. `version_policy` "ask" asks which version is meant where the request leaves
+    several open, for repositories whose versions differ in what they show; "newest" takes the newest and says so.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class CheckIn:
         on_progress: Callable[[int, int, str], None] | None = None,
         thresholds: Thresholds | None = None,
         encoder: str | Encoder | None = None,
-        store: str = "auto",
+        store: str | Server = "auto",
         version_policy: VersionPolicy = "newest",
     ) -> None:
         self._index = Index(checkpoints, cache, on_progress, encoder, store)

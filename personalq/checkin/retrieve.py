@@ -18,7 +18,7 @@ from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.fuse import reciprocal_ranks, shortlist
 from personalq.checkin.intent import remaining
 from personalq.checkin.profile import Profiles, body, phrases, title
-from personalq.checkin.stores.choose import open_store
+from personalq.checkin.stores.choose import Server, open_store
 from personalq.checkin.stores.protocol import Entry, Filter, Query, Rows, Scores, Store
 from personalq.checkin.words import stem, words
 from personalq.records import Candidate, Checkpoint, Intent
@@ -43,7 +43,7 @@ class Index:
         cache: Path | None = None,
         on_progress: Progress | None = None,
         encoder: str | Encoder | None = None,
-        store: str = "auto",
+        store: str | Server = "auto",
     ) -> None:
         self._lock = threading.RLock()
         self._changing = threading.Lock()
@@ -148,10 +148,12 @@ class Index:
     def _fill(self, wanted: dict[str, Checkpoint], on_progress: Progress | None) -> None:
         """Bring a store that may hold an earlier catalogue up to this one: only what changed is touched."""
         held = dict(self._store.held())
-        kept = [each for each in held if each in wanted and _entry(wanted[each]).fingerprint == held[each]]
-        self._store.remove(list(held.keys() - set(kept)))
-        for identifier in kept:
-            self._note(wanted[identifier])
+        known = (_entry(wanted[each]) for each in held if each in wanted)
+        kept = [entry for entry in known if entry.fingerprint == held[entry.id]]
+        self._store.remove(list(held.keys() - {entry.id for entry in kept}))
+        self._store.recall(kept)
+        for entry in kept:
+            self._note(wanted[entry.id])
         self._put([each for each in wanted.values() if each.id not in self._records], on_progress)
 
     def _put(self, new: Sequence[Checkpoint], on_progress: Progress | None) -> None:

@@ -88,13 +88,14 @@ class Desk:
     def _make_checkin(self) -> CheckIn:
         from personalq.checkin.dialogue import CheckIn
         from personalq.checkin.rerank.choose import chosen
+        from personalq.checkin.stores.choose import configured
 
         return CheckIn(
             self.catalog.checkpoints,
             cache=self.settings.cache,
             reranker=chosen(self.settings),
             encoder=self.settings.encoder,
-            store=self.settings.store,
+            store=configured(self.settings),
         )
 
     def _make_engine(self) -> Engine:

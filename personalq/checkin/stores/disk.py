@@ -65,6 +65,9 @@ class DiskStore:
         """Id to fingerprint."""
         return self._register.held
 
+    def recall(self, entries: Sequence[Entry]) -> None:
+        """Nothing to be told."""
+
     def add(self, entries: Sequence[Entry], titles: Vectors, bodies: Vectors) -> None:
         """Store new ids with their vectors, shape (entries, width) each."""
         with self._changing():

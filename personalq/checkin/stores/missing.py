@@ -7,7 +7,7 @@ from types import ModuleType
 
 from personalq.errors import SettingsError
 
-PACKAGES = {"tantivy": "tantivy==0.27.0", "faiss": "faiss-cpu==1.15.1", "qdrant_client": "qdrant-client==1.18.0"}
+PACKAGES = {"tantivy": "tantivy==0.27.0", "faiss": "faiss-cpu==1.15.1", "qdrant_client": "qdrant-client==1.20.0"}
 
 
 def needs(module: str) -> ModuleType:
@@ -16,6 +16,6 @@ def needs(module: str) -> ModuleType:
         return import_module(module)
     except ImportError as missing:
         raise SettingsError(
-            f"This store needs the package {module} ({missing}): pip install {PACKAGES[module]}, or set "
+            f"This store needs the package {module} ({missing}): pip install {PACKAGES[module.split('.')[0]]}, or set "
             "PERSONALQ_STORE=memory."
         ) from None

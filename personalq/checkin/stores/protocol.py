@@ -115,6 +115,10 @@ class Store(Protocol):
         """The id of every checkpoint that can be found, with its fingerprint."""
         ...
 
+    def recall(self, entries: Sequence[Entry]) -> None:
+        """Be told, once, of entries that are held already, for a store that cannot read back all it needs."""
+        ...
+
     def add(self, entries: Sequence[Entry], titles: Vectors, bodies: Vectors) -> None:
         """Store new ids with their vectors, shape (entries, width) each; the next search sees them."""
         ...

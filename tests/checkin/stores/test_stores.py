@@ -12,17 +12,18 @@ from personalq.checkin.clock import Clock
 from personalq.checkin.lexical import okapi, query_words
 from personalq.checkin.profile import spaced
 from personalq.checkin.stores import disk
-from personalq.checkin.stores.choose import IN_MEMORY, open_store
+from personalq.checkin.stores.choose import IN_MEMORY, Server, configured, open_store
 from personalq.checkin.stores.protocol import Entry, Filter, Found, Query, Store, Vectors
 from personalq.checkin.words import words
 from personalq.errors import SettingsError
+from personalq.settings import Settings
 
 WIDTH = 8
 SAID = "ember fox grey dog bandana mug star comet rocket moss house plum car penguin ink print of the old sea"
 WORDS = SAID.split()
 BASES = ("SD 1.5", "SDXL 1.0", None)
 KINDS = ("lora", "ti", "dreambooth")
-KINDS_OF_STORE = ("memory", "disk", "disk, late")
+KINDS_OF_STORE = ("memory", "disk", "disk, late", "qdrant")
 
 Opened = Callable[[], Store]
 
@@ -58,6 +59,9 @@ def ids(store: Store, rows: np.ndarray) -> list[str]:
 @pytest.fixture(params=KINDS_OF_STORE)
 def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
     """ "disk, late" keeps what is added after the first 30 waiting for the text index."""
+    if request.param == "qdrant":
+        pytest.importorskip("qdrant_client")
+        return lambda: open_store(Server(folder=tmp_path / "store"), 0, WIDTH, "an encoder", None)
     monkeypatch.setattr(disk, "SHARE", 1 if request.param == "disk, late" else disk.SHARE)
     return lambda: open_store(request.param.partition(",")[0], 0, WIDTH, "an encoder", tmp_path / "store")
 
@@ -162,3 +166,12 @@ def test_the_size_of_a_catalogue_chooses_its_store(tmp_path: Path) -> None:
         open_store("cloud", 1, WIDTH, "e", tmp_path)
     with pytest.raises(SettingsError, match="cache folder"):
         open_store("disk", 1, WIDTH, "e", None)
+
+
+def test_settings_name_a_store_and_its_server() -> None:
+    assert configured(Settings(store="memory")) == "memory"
+    chosen = configured(Settings(store="qdrant", qdrant_url="http://host:6333", qdrant_key="secret"))
+    assert chosen == Server("http://host:6333", "secret", "personalq")
+    assert "secret" not in repr(chosen)
+    with pytest.raises(SettingsError, match="PERSONALQ_QDRANT_URL"):
+        configured(Settings(store="qdrant"))
