@@ -21,7 +21,7 @@ from personalq.settings import Settings
 
 if TYPE_CHECKING:
     from personalq.backend.engine import Engine
-    from personalq.bench.selection import Means
+    from personalq.bench.means import Means
     from personalq.catalog.scan import Catalog
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Select, quantise and serve personal checkpoints.")
@@ -213,6 +213,7 @@ def bench_quantization(
 def bench_selection(
     catalog: Annotated[Path, typer.Option(help="The catalogue, one JSON record a line.")],
     queries: Annotated[Path, typer.Option(help="The queries with their answers, one JSON object a line.")],
+    versions: Annotated[str, typer.Option(help="newest, or ask where versions are intents of their own.")] = "newest",
     cache: Cache = None,
     reranker: RerankerName = None,
     llm_url: LlmUrl = None,
@@ -228,7 +229,7 @@ def bench_selection(
         cache=cache, reranker=reranker, llm_url=llm_url, llm_provider=llm_provider, llm_model=llm_model
     )
     with Bar() as bar:
-        result = selection(catalog, queries, bench_means(settings), bar.tell)
+        result = selection(catalog, queries, bench_means(settings, versions), bar.tell)
     report(result, as_json, lambda found: as_text(found, with_failures))
 
 
@@ -323,16 +324,22 @@ def decide(settings: Settings, catalog: Catalog, text: str, base: str | None, an
     return decision
 
 
-def bench_means(settings: Settings) -> Means:
-    """What the selection benchmarks may use: vectors, the reranker chosen and, with chat, its language model."""
-    from personalq.bench.selection import Means
+def bench_means(settings: Settings, versions: str = "newest") -> Means:
+    """What the selection benchmarks may use: vectors, the reranker chosen and, with chat, its language model.
+
+    Raises SettingsError for `versions` other than "newest" and "ask".
+    """
+    from personalq.bench.means import Means
     from personalq.bench.stylus import Composer
+    from personalq.checkin.decide import VersionPolicy
     from personalq.checkin.rerank.choose import chosen, endpoint
 
     reranker, composer = chosen(settings), None
     if settings.reranker == "chat" and settings.llm_model:
         composer = Composer(endpoint(settings, settings.llm_model), settings.llm_model)
-    return Means(settings.cache, settings.encoder, reranker, composer)
+    if versions not in get_args(VersionPolicy):
+        raise SettingsError(f"Unknown version policy {versions!r}: choose one of {', '.join(get_args(VersionPolicy))}.")
+    return Means(settings.cache, settings.encoder, reranker, composer, versions)  # type: ignore[arg-type]
 
 
 def known_precision(name: str) -> Precision:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
+from personalq.bench.means import Means
 from personalq.bench.verdicts import System
 from personalq.checkin.decide import Thresholds
 from personalq.checkin.dense import Encoder, Progress
 from personalq.checkin.dialogue import CheckIn, Pending
-from personalq.checkin.rerank.protocol import Reranker
 from personalq.checkin.stores.protocol import Vectors
 from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Request
 
@@ -72,17 +71,12 @@ class NeverNone:
         return replace(picked, candidates=decision.candidates, timings_ms=decision.timings_ms)
 
 
-def ablations(
-    checkpoints: Sequence[Checkpoint], cache: Path | None, encoder: str | None, reranker: Reranker | None
-) -> list[tuple[str, System]]:
-    """Named systems, each PersonalQ without one stage."""
-
-    def without(reranker: Reranker | None, thresholds: Thresholds | None = None) -> CheckIn:
-        return CheckIn(checkpoints, cache, reranker, thresholds=thresholds, encoder=encoder)
-
+def ablations(checkpoints: Sequence[Checkpoint], means: Means) -> list[tuple[str, System]]:
+    """Named systems, each PersonalQ without one stage; nothing is fitted again for what is left."""
+    always = means.checkin(checkpoints, thresholds=Thresholds(none=1.0))
     return [
-        ("personalq, no dense", CheckIn(checkpoints, cache, reranker, encoder=Blind(None, encoder))),
-        ("personalq, fused order only", without(FusedOrder())),
-        ("personalq, no question", without(reranker, Thresholds(ask=math.inf))),
-        ("personalq, no none", NeverNone(without(reranker, Thresholds(none=1.0)))),
+        ("personalq, no dense", means.checkin(checkpoints, encoder=Blind(None, means.encoder))),
+        ("personalq, fused order only", means.checkin(checkpoints, FusedOrder())),
+        ("personalq, no question", means.checkin(checkpoints, thresholds=Thresholds(ask=math.inf))),
+        ("personalq, no none", NeverNone(always)),
     ]

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from personalq.bench import repo_phrases as say
+from personalq.bench.means import Means
 from personalq.bench.repo_concepts import ABSENT_SCENES, CATEGORIES, DATASETS, LIGHTS, STEPS
 from personalq.bench.repo_versions import (
     TODAY,
@@ -29,7 +31,7 @@ from personalq.bench.repo_versions import (
     month_of,
     period_of,
 )
-from personalq.bench.selection import Means, Progress, selection
+from personalq.bench.selection import Progress, selection
 
 SEED = 2603
 SINGLE = {"number": 84, "extreme": 24, "day": 36, "month": 44, "season": 12, "described": 100, "misspelt": 50}
@@ -50,9 +52,12 @@ GAPS = (2, 4, 6, 9, 15, 28, 40, 55, 70)
 def repo_prompts(
     means: Means, on_progress: Progress | None = None, keep: Path | None = None, seed: int = SEED
 ) -> dict[str, Any]:
-    """The rows of `selection` on the made-up repository; `keep` is a folder for its catalogue and queries."""
+    """The rows of `selection` on the made-up repository, where PersonalQ asks which version is meant.
+
+    `keep` is a folder for its catalogue and queries.
+    """
     with TemporaryDirectory() as folder:
-        return selection(*write(keep or Path(folder), seed), means, on_progress)
+        return selection(*write(keep or Path(folder), seed), replace(means, versions="ask"), on_progress)
 
 
 def repository(seed: int = SEED) -> dict[str, list[Trained]]:

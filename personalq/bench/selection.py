@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,19 @@ import torch
 
 from personalq.bench.ablations import ablations
 from personalq.bench.baselines import Reranked, baselines, with_threshold
+from personalq.bench.means import Means
 from personalq.bench.measures import COLUMNS, by_facet, compared, failures, measure
 from personalq.bench.queries import Query, read_queries
 from personalq.bench.report import device_line, table
-from personalq.bench.stylus import FREE, PUBLISHED, Composer, Stylus
+from personalq.bench.stylus import FREE, PUBLISHED, Stylus
 from personalq.bench.verdicts import Same, System, Verdict, lineage, put
 from personalq.catalog.jsonl import read_jsonl
-from personalq.checkin.dense import Encoder
-from personalq.checkin.dialogue import CheckIn
-from personalq.checkin.rerank.protocol import Reranker
 from personalq.errors import BenchError
 from personalq.records import Checkpoint
 
 Progress = Callable[[int, int, str], None]
 Named = tuple[str, list[Verdict]]
 OURS = "personalq"
-
-
-@dataclass(frozen=True)
-class Means:
-    """What the systems may use."""
-
-    cache: Path | None = None
-    """Keeps sentence vectors."""
-    encoder: str | None = None
-    """A sentence-transformers folder or Hub id for all that search by vectors; None is the packaged one."""
-    reranker: Reranker | None = None
-    """Other than the default."""
-    composer: Composer | None = None
-    """The language model of Stylus."""
-
-    def new_encoder(self) -> Encoder:
-        """One for each system: an encoder remembers its queries, and none shall be spared the time of another."""
-        return Encoder(self.cache, self.encoder)
 
 
 def selection(catalog: Path, queries: Path, means: Means, on_progress: Progress | None = None) -> dict[str, Any]:
@@ -65,8 +44,7 @@ def rows(
     """The same over records: {"device", "n", "checkpoints", "rows", "against", "facets", "failures"}."""
     same = lineage(checkpoints)
     plain = rivals(checkpoints, means)
-    whole: list[tuple[str, System]] = [(OURS, CheckIn(checkpoints, means.cache, means.reranker, encoder=means.encoder))]
-    whole += ablations(checkpoints, means.cache, means.encoder, means.reranker)
+    whole: list[tuple[str, System]] = [(OURS, means.checkin(checkpoints)), *ablations(checkpoints, means)]
     done = run([*plain, *whole], queries, same, on_progress)
     others, mine = done[: len(plain)], done[len(plain)]
     others += [(f"{name} + threshold", with_threshold(verdicts, same)) for name, verdicts in others if name in CUT]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_records import made
 from typer.testing import CliRunner
 
 from personalq.__main__ import app, bench_means
-from personalq.bench.selection import Means, selection
+from personalq.bench.means import Means
+from personalq.bench.selection import selection
 from personalq.bench.stylus import Composer
 from personalq.checkin.rerank.chat import Chat
 from personalq.checkin.rerank.endpoint import Completion
-from personalq.errors import BenchError, EndpointError, PersonalQError
+from personalq.errors import BenchError, EndpointError, PersonalQError, SettingsError
+from personalq.records import Question, Request, Selection
 from personalq.settings import Settings
 
 CATALOG = [
@@ -121,6 +125,9 @@ def test_the_chat_settings_reach_both_users_of_the_model() -> None:
     assert means.reranker is not None
     assert means.composer is not None
     assert (means.reranker.name, means.composer.model, means.encoder) == ("chat", "m", "some-encoder")
+    assert bench_means(Settings.read(), "ask").versions == "ask"
+    with pytest.raises(SettingsError, match="newest, ask"):
+        bench_means(Settings.read(), "oldest")
     plain = bench_means(Settings.read())
     assert (plain.reranker, plain.composer) == (None, None)
 
@@ -130,3 +137,15 @@ def test_the_commands_have_help(command: str) -> None:
     done = CliRunner().invoke(app, ["bench", command, "--help"])
     assert done.exit_code == 0
     assert "--failures" in done.stdout
+
+
+def test_the_version_policy_reaches_check_in(tmp_path: Path) -> None:
+    versions = [made(f"waldo-v{n}", "waldo", "wldo corgi") for n in (1, 2)]
+    dated = [
+        replace(each, name="Waldo", version=f"v{n}", version_ordinal=float(n)) for n, each in enumerate(versions, 1)
+    ]
+    request = Request("waldo on the moon")
+    newest = Means(tmp_path).checkin(dated).ask(request)
+    assert isinstance(newest, Selection)
+    assert [each.id for each in newest.checkpoints] == ["waldo-v2"]
+    assert isinstance(Means(tmp_path, versions="ask").checkin(dated).ask(request), Question)
