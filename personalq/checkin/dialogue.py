@@ -214,7 +214,7 @@ class CheckIn:
         """The version that the answer names; of those it leaves open, or did not want, the newest."""
         group = self._index.by_id[pending.options[0].checkpoint_ids[0]].group
         said = parse(replace(reading.request, text=text), self._index.bases, self._index.nouns)
-        if option is None and not indifferent(text) and self._unrelated(said, asked, asked.candidates, clock, scoring):
+        if option is None and not indifferent(text) and self._means_another(said, {group}, clock, scoring):
             fresh = replace(reading.request, text=text)
             return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
         if said.version or said.time_range:
@@ -252,8 +252,11 @@ class CheckIn:
         described = alike >= _MEANT and len(content_words(intent.text)) > 1
         if max(covers, default=0.0) < _UNRELATED and not described:
             return True
+        return self._means_another(intent, {profile.group for profile in profiles}, clock, scoring)
+
+    def _means_another(self, intent: Intent, known: set[str], clock: Clock, scoring: Fallback) -> bool:
+        """Whether an answer, read as a request, surely means a model that was not in question."""
         fresh = rank(self._index, scoring, intent, None, clock)
-        known = {profile.group for profile in profiles}
         return (
             sure(fresh, self._thresholds) and fresh.none < self._thresholds.none and fresh.models[0].group not in known
         )

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from personalq.checkin.fuse import TOP, reciprocal_ranks, shortlist
-from personalq.checkin.stores.protocol import Ranked
+from personalq.checkin.stores.protocol import Ranked, Rows
 
 NO_HITS = np.zeros(0, dtype=np.int64)
+
+
+def same(rows: Rows) -> Rows:
+    return rows
 
 
 def ranked(scores: np.ndarray) -> Ranked:
@@ -26,7 +30,7 @@ def test_the_short_list_holds_the_best_of_the_whole_fusion(seed: int) -> None:
     draw = np.random.default_rng(seed)
     lists = [ranked(draw.random(3000) * (draw.random(3000) < share)) for share in (0.02, 0.5, 1.0, 1.0)]
     fused = reciprocal_ranks(lists, 3000)
-    chosen = shortlist(fused, lists, NO_HITS).tolist()
+    chosen = shortlist(fused, lists, NO_HITS, same).tolist()
     assert chosen[:TOP] == np.argsort(-fused, kind="stable")[:TOP].tolist()
     for each in lists:
         assert set(each.rows[: TOP // 3].tolist()) <= set(chosen)
@@ -36,5 +40,5 @@ def test_the_short_list_holds_the_best_of_the_whole_fusion(seed: int) -> None:
 def test_every_exact_hit_is_in_up_to_a_cap() -> None:
     lists = [ranked(np.arange(500, 0, -1.0))]
     fused = reciprocal_ranks(lists, 500)
-    assert {480, 490} <= set(shortlist(fused, lists, np.array([480, 490])).tolist())
-    assert len(shortlist(fused, lists, np.arange(100, 500))) == 2 * TOP
+    assert {480, 490} <= set(shortlist(fused, lists, np.array([480, 490]), same).tolist())
+    assert len(shortlist(fused, lists, np.arange(100, 500), same)) == 2 * TOP
