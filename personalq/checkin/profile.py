@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,11 +90,14 @@ class Profiles(dict[str, Profile]):
     def __init__(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         super().__init__()
         self._checkpoints = checkpoints
+        self._lock = threading.Lock()
 
     def __missing__(self, identifier: str) -> Profile:
-        profile = self[identifier] = Profile.of(self._checkpoints[identifier])
-        while len(self) > self.KEPT:
-            del self[next(iter(self))]
+        profile = Profile.of(self._checkpoints[identifier])
+        with self._lock:
+            self[identifier] = profile
+            while len(self) > self.KEPT:
+                del self[next(iter(self))]
         return profile
 
     def __contains__(self, identifier: object) -> bool:

@@ -75,6 +75,7 @@ def test_a_store_on_disk_is_brought_up_to_the_catalogue(cache: Path, tmp_path: P
     assert first.store.name.startswith("disk")
     assert len(first.store) == len(CATALOGUE)
     assert len(encoded) > 0
+    assert not list((tmp_path / "vectors").rglob("*.segment"))
     renamed = dog("biscuit", "Rusk", "rsk dog", "Our blue dog who wears a red bandana.")
     second = opened((renamed, *CATALOGUE[2:], NEW))
     assert set(second.store.held()) == {c.id for c in CATALOGUE} - {"pepper"} | {"waffle"}
