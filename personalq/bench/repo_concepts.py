@@ -151,12 +151,12 @@ CATEGORIES = (
         WEAR, OUT, ("Ines", "my sister Ines", "my sister", "Ines, my sister", "the Ines portrait"),
     ),
     Category(
-        "papercut-style", "Papercut", "style", "pprct style", "Layered cut paper with soft shadows.",
+        "papercut-style", "Papercut", "papercut style", "pprct style", "Layered cut paper with soft shadows.",
         PALETTE, PICTURES,
         ("the papercut style", "my papercut style", "Papercut", "papercut look", "our papercut style"),
     ),
     Category(
-        "nightink-style", "Night Ink", "style", "nghtnk style", "Loose ink wash on dark paper.",
+        "nightink-style", "Night Ink", "night ink style", "nghtnk style", "Loose ink wash on dark paper.",
         PALETTE, PICTURES,
         ("the night ink style", "my night ink style", "Night Ink", "night ink look", "our night ink style"),
     ),

@@ -64,7 +64,7 @@ class Trained:
             "class_noun": None if self.category.style else self.category.noun,
             "description": f"{self.category.about} {joint.capitalize()} {self.look}, {self.light}. "
             f"{self.steps} steps on {self.dataset}.",
-            "tags": [self.category.noun],
+            "tags": ["style" if self.category.style else self.category.noun],
             "category": "style" if self.category.style else None,
             "created_at": self.made.isoformat(),
             "file": f"{self.file}.safetensors",
