@@ -13,7 +13,7 @@ from personalq.checkin.rerank.embedded import COLUMNS, Fitted, against
 from personalq.checkin.rerank.features import NAMES
 from personalq.checkin.rerank.forest import Forest
 from personalq.checkin.rerank.protocol import Calibration
-from personalq.checkin.rerank.reader import Heads, Reader, padded
+from personalq.checkin.rerank.reader import FRESH, Heads, Reader, padded
 from personalq.checkin.rerank.training.examples import HERE
 from personalq.checkin.rerank.training.fit import SEEDS, Model, calibrate, flat, forest, linear
 from personalq.errors import RerankerError
@@ -84,6 +84,18 @@ def test_reading_finds_what_a_card_is_about() -> None:
     assert read[0, 0] > read[1, 0] and read[0, 2] > read[1, 2]
     assert not read[2].any()
     np.testing.assert_allclose(reader.read("a fox in the snow", cards[:1])[0], read[0], atol=0.05)
+
+
+def test_cards_beyond_the_first_new_ones_wait_for_another_time() -> None:
+    cards = [f"Model {at}; a thing of kind {at}" for at in range(FRESH + 3)]
+    reader = Reader()
+    first = reader.read("a thing of kind 3", cards)
+    assert first[FRESH:].tolist() == [first[:FRESH].min(axis=0).tolist()] * 3
+    again = reader.read("a thing of kind 3", cards)
+    assert len({tuple(row) for row in again[FRESH:].tolist()}) == 3
+    learned = Reader()
+    learned.learn(cards)
+    np.testing.assert_allclose(learned.read("a thing of kind 3", cards), again, atol=0.05)
 
 
 def test_heads_do_not_see_the_padding() -> None:

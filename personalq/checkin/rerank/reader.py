@@ -30,6 +30,7 @@ HIDDEN = 48
 REQUEST_PIECES = 32
 CARD_PIECES = 64
 _BATCH = 32
+FRESH = 12
 KEPT = 2048
 """Cards whose pieces are remembered, at most 50 kB each."""
 
@@ -79,17 +80,23 @@ class Reader:
     def read(self, text: str, cards: Sequence[str]) -> NDArray[np.float64]:
         """Cover, back and log-odds of every card, shape (cards, 3); zeros where either side has no word.
 
-        Raises RerankerError when the heads cannot be read.
+        Of the cards it does not know yet it reads the first `FRESH`, and says of the others what it says of the worst:
+        encoding is what a request waits for, and the best candidates come first. Raises RerankerError when the heads
+        cannot be read.
         """
         found = np.zeros((len(cards), 3))
         with self._lock, torch.inference_mode():
             pieces = self._loaded()
             request = pieces.encode([text], REQUEST_PIECES)[0].float()
-            told = self._cards(pieces, cards)
-            full = [at for at, card in enumerate(told) if len(card)]
+            fresh = [card for card in dict.fromkeys(cards) if card not in self._known]
+            unread = set(fresh[FRESH:])
+            taken = [at for at, card in enumerate(cards) if card not in unread]
+            told = dict(zip(taken, self._cards(pieces, [cards[at] for at in taken]), strict=True))
+            full = [at for at in taken if len(told[at])]
             if len(request) and full:
                 read = self._loaded_heads()(request, *padded([told[at] for at in full]))
                 found[full] = read.double().numpy()
+                found[[at for at, card in enumerate(cards) if card in unread]] = found[full].min(axis=0)
         return found
 
     def learn(self, cards: Sequence[str], on_progress: Callable[[int, int, str], None] | None = None) -> None:
