@@ -30,7 +30,7 @@ HIDDEN = 48
 REQUEST_PIECES = 32
 CARD_PIECES = 64
 _BATCH = 32
-FRESH = 12
+FRESH = 6
 KEPT = 2048
 """Cards whose pieces are remembered, at most 50 kB each."""
 
