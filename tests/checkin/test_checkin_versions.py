@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from small_catalogue import CATALOGUE, thing
 
-from personalq.checkin.decide import Thresholds
 from personalq.checkin.dialogue import CheckIn, Pending, pending
 from personalq.checkin.intent import parse
 from personalq.errors import RequestError
@@ -151,7 +150,3 @@ def test_a_question_is_never_answered_with_a_question(checkin: CheckIn) -> None:
 def test_numbers_and_days_are_read(text: str, version: str | None, days: tuple[str, str] | None) -> None:
     found = parse(request(text))
     assert (found.version, found.time_range) == (version, days)
-
-
-def test_thresholds_have_one_policy() -> None:
-    assert Thresholds().version_policy == "newest"

@@ -1,7 +1,7 @@
 """Calibrate an opted-in reranker: `python -m personalq.checkin.rerank.calibrate --reranker chat CATALOG QUERIES`.
 
 Reads requests with their right answers, one JSON object a line ("query", "kind", "targets", "asof"); keeps nothing of
-them but two numbers. The default reranker is fitted by `personalq.checkin.rerank.fit` instead.
+them but two numbers. The default reranker is fitted by `personalq.checkin.rerank.training` instead.
 """
 
 from __future__ import annotations
