@@ -343,10 +343,10 @@ def bench_means(settings: Settings, versions: str = "newest") -> Means:
 
 
 def known_precision(name: str) -> Precision:
-    """The precision called `name`. Raises SettingsError when there is none."""
-    if name not in get_args(Precision):
-        raise SettingsError(f"Unknown precision {name!r}: choose one of {', '.join(get_args(Precision))}.")
-    return name  # type: ignore[return-value]
+    """The precision called `name`. Raises QuantizationError when there is none."""
+    from personalq.backend.variants import variant_named
+
+    return variant_named(name).name
 
 
 def finished(engine: Engine, job: Job, precisions: Sequence[Precision]) -> list[Frame]:

@@ -10,7 +10,12 @@ from PIL.Image import Image
 Kind = Literal["lora", "dreambooth", "ti"]
 Role = Literal["subject", "style", "utility", "unknown"]
 SpanRole = Literal["trigger", "concept", "style"]
-Precision = Literal["reference", "taq-w8a8", "taq-w4a8", "rtn-w8a8", "rtn-w4a8", "nf4"]
+Precision: TypeAlias = str
+"""The name of a way to hold the denoiser: "reference", or a recipe's such as "taq-w8a8"."""
+
+Protected = Literal["trigger", "start", "end", "suffix", "noun", "random", "all"]
+"""Token rows that a recipe keeps exact: the trigger's, the start or end token's, every row from the trigger on, the
+class noun's, as many others drawn at random, or all."""
 
 
 # --- what there is to choose from --------------------------------------------------------------
@@ -202,8 +207,13 @@ class Rule:
     weight: QType | None
     """None keeps the layer in full precision."""
     activation: QType | None = None
+    """None multiplies in 16 bits with the weight unpacked."""
     group: int | None = None
     """Input group size of the weight scales; None is one scale per output channel."""
+    segments: bool = False
+    """SegLinear: a scale for each part of an input that was concatenated."""
+    dual: bool = False
+    """DualScale: a scale for each sign of an input that comes from SiLU or GELU."""
     reason: str = ""
     """Why, when the layer stays in full precision."""
 
@@ -218,8 +228,8 @@ class Recipe:
     """Format of the unprotected key and value rows of cross-attention; None keeps them in full precision."""
     probabilities: QType | None = None
     """Format of the unprotected attention probabilities; None keeps them in full precision."""
-    protect: bool = False
-    """Keep the protected rows and columns in full precision."""
+    protect: tuple[Protected, ...] = ()
+    """The rows and columns that stay in full precision."""
 
 
 # --- serving -----------------------------------------------------------------------------------

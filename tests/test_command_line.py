@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from personalq.__main__ import app, known_precision, new_engine
 from personalq.catalog.scan import Catalog
-from personalq.errors import RequestError, SettingsError, UnknownCheckpointError
+from personalq.errors import QuantizationError, RequestError, SettingsError, UnknownCheckpointError
 from personalq.settings import SAMPLE_REPO, Settings
 
 CATALOG = [
@@ -105,7 +105,7 @@ def test_an_unknown_checkpoint_is_named() -> None:
 
 
 def test_unknown_precisions_and_missing_bases_say_what_to_do() -> None:
-    with pytest.raises(SettingsError, match="taq-w8a8"):
+    with pytest.raises(QuantizationError, match="taq-w8a8"):
         known_precision("fp7")
     with pytest.raises(SettingsError, match="--base"):
         new_engine(Settings(), Catalog((), (), ()))

@@ -37,16 +37,18 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
     Keys and values of the prompt are computed once for all of them. `previews` shows every third step.
-    Without a trigger or style among the spans only the start token is protected.
+    Without a trigger or style among the spans the start token takes their place among the protected rows.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
     if job.count < 1:
         raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
     with engine.hold(job, precision) as session:
         pipe, meter = session.pipe, Meter(session.device)
-        spans = [span for span in job.spans if span.role != "concept"]
-        text = encode(pipe, job.prompt, job.negative, spans, start=not spans)
-        with prompt_attention(pipe.unet, session.text, text.rows(job.guidance > 1).protected) as cache:
+        variant = session.variant
+        text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
+        if variant.mask:
+            text = replace(text, protected=variant.mask(session, text, job))
+        with prompt_attention(pipe.unet, variant.text, text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:

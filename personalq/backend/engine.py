@@ -9,23 +9,20 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from personalq.backend.variants import VARIANTS, Variant, variant_named
 from personalq.catalog.hub_weights import fetched
 from personalq.diffusion.attach import attach, detach
-from personalq.diffusion.attention import FullPrecision, TextAttention
 from personalq.diffusion.generate import memory_advice
 from personalq.diffusion.load import Pipeline, check_unet_fits, dreambooth_folder, load_base, load_unet
 from personalq.errors import ModelError
-from personalq.quant.apply import Report, quantize_unet
-from personalq.quant.recipe import recipe_named
-from personalq.quant.trigger import TriggerAware
+from personalq.quant.apply import Report
 from personalq.records import Checkpoint, Job, Precision
 
 
@@ -34,8 +31,7 @@ class Session:
     """A pipeline that is ready for one job, for as long as it is held."""
 
     pipe: Pipeline
-    text: TextAttention[Any]
-    precision: Precision
+    variant: Variant
     device: torch.device
     report: Report | None
     """How the denoiser was quantised; None for the reference."""
@@ -44,11 +40,19 @@ class Session:
 class Engine:
     """Holds one base model and lends it out, one job at a time, at the precision asked for."""
 
-    def __init__(self, base: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        base: str | Path,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        variants: Mapping[str, Variant] = VARIANTS,
+    ) -> None:
         """Nothing is loaded yet. `base` is a diffusers folder or a Hub id; `device` is "auto", "cpu" or "cuda".
 
         `dtype` of everything that is not quantised: by default float16 on CUDA and bfloat16 on the CPU.
+        `variants` are the precisions it knows.
         """
+        self.variants = variants
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.base, self.device = base, torch.device(chosen)
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.bfloat16)
@@ -72,15 +76,15 @@ class Engine:
         """
         checkpoints = [(fetched(checkpoint), weight) for checkpoint, weight in job.checkpoints]
         with self._lock:
-            text = FullPrecision() if precision == "reference" else TriggerAware(recipe_named(precision))
+            variant = variant_named(precision, self.variants)
             whole = [c for c, _ in checkpoints if c.kind == "dreambooth"]
             if len(whole) > 1:
                 raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
             with memory_advice(f"loading {precision}"):
-                pipe = self._bring(whole[0] if whole else None, precision)
+                pipe = self._bring(whole[0] if whole else None, variant)
                 attached = attach(pipe, [(c, weight) for c, weight in checkpoints if c.kind != "dreambooth"])
             try:
-                yield Session(pipe, text, precision, self.device, self._report)
+                yield Session(pipe, variant, self.device, self._report)
             finally:
                 detach(pipe, attached)
 
@@ -90,8 +94,8 @@ class Engine:
             self._evict()
             self._pipe = None
 
-    def _bring(self, whole: Checkpoint | None, precision: Precision) -> Pipeline:
-        """Make the denoiser of the base, or of a DreamBooth checkpoint, resident at `precision`.
+    def _bring(self, whole: Checkpoint | None, variant: Variant) -> Pipeline:
+        """Make the denoiser of the base, or of a DreamBooth checkpoint, resident as `variant`.
 
         A DreamBooth checkpoint that is a complete pipeline brings its own text encoder and autoencoder too.
         """
@@ -102,14 +106,14 @@ class Engine:
             self._evict()
             self._pipe, self._root = None, root
             self._pipe = load_base(root, self.device, self.dtype, with_unet=False)
-        wanted = (str(source if whole else self.base), precision)
+        wanted = (str(source if whole else self.base), variant.name)
         if self._resident != wanted:
             self._evict()
             unet = load_unet(wanted[0], self.device, self.dtype)
             if whole and not complete:
                 check_unet_fits(unet, self.base, whole)
-            if precision != "reference":
-                self._report = quantize_unet(unet, recipe_named(precision))
+            if variant.quantize:
+                self._report = variant.quantize(unet)
             self._pipe.unet, self._resident = unet, wanted
         return self._pipe
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from personalq.diffusion.load import Pipeline
-from personalq.records import Span
+from personalq.records import Protected, Span
 
 Range = tuple[int, int]
 
@@ -53,13 +54,20 @@ class TextEmbeddings:
 
 @torch.no_grad()
 def encode(
-    pipe: Pipeline, prompt: str, negative: str = "", spans: Sequence[Span] = (), *, start: bool = False
+    pipe: Pipeline,
+    prompt: str,
+    negative: str = "",
+    spans: Sequence[Span] = (),
+    rows: Sequence[Protected] = ("trigger",),
 ) -> TextEmbeddings:
-    """Encode a prompt and its negative, and mark the rows of `spans` and of every other occurrence of their text.
+    """Encode a prompt and its negative, and mark the rows asked for by `rows`.
 
-    `start` protects the start token too, a constant outlier row of CLIP. With two tokenizers (SDXL) a row is
-    protected when either says so.
+    A span protects every other occurrence of its text too. "trigger" without a trigger or style among the spans
+    becomes "start", CLIP's constant outlier row. Only "start" and "all" reach the negative's rows. With two
+    tokenizers (SDXL) a row is protected when either says so.
     """
+    if "trigger" in rows and all(span.role == "concept" for span in spans):
+        rows = [*rows, "start"]
     device = pipe.text_encoder.device
     positive, unconditional, *pooled = pipe.encode_prompt(
         prompt,
@@ -68,17 +76,18 @@ def encode(
         do_classifier_free_guidance=True,
         negative_prompt=negative or None,
     )
-    masks = [token_mask(pipe, tokenizer, prompt, spans) for tokenizer in tokenizers(pipe)]
+    marked = [mark(pipe, tokenizer, prompt, spans, rows) for tokenizer in tokenizers(pipe)]
     protected = torch.zeros(2, positive.shape[1], dtype=torch.bool)
-    for mask, _, _ in masks:
-        protected[1] |= torch.tensor(mask)
-    protected[1, 0] |= start
+    protected[:, 0] = "start" in rows
+    protected |= "all" in rows
+    for each in marked:
+        protected[1] |= torch.tensor(each.mask)
     return TextEmbeddings(
         embeds=torch.cat([unconditional, positive]),
         pooled=torch.cat([pooled[1], pooled[0]]) if pooled else None,
         protected=protected.to(device),
-        truncated=any(truncated for _, truncated, _ in masks),
-        protected_lost=max(lost for _, _, lost in masks),
+        truncated=any(each.truncated for each in marked),
+        protected_lost=max(each.lost for each in marked),
     )
 
 
@@ -87,28 +96,54 @@ def tokenizers(pipe: Pipeline) -> list[Any]:
     return [pipe.tokenizer, pipe.tokenizer_2] if isinstance(pipe, StableDiffusionXLPipeline) else [pipe.tokenizer]
 
 
-def token_mask(pipe: Pipeline, tokenizer: Any, prompt: str, spans: Sequence[Span]) -> tuple[list[bool], bool, int]:
-    """The protected rows of one tokenizer [L], whether the prompt was truncated, and how many protected rows that cost.
+class Marked(NamedTuple):
+    """What one tokenizer makes of a prompt's protected pieces."""
+
+    mask: list[bool]
+    """[L]"""
+    truncated: bool
+    lost: int
+    """Rows of triggers and styles that were cut off."""
+
+
+def mark(
+    pipe: Pipeline, tokenizer: Any, prompt: str, spans: Sequence[Span], rows: Sequence[Protected] = ("trigger",)
+) -> Marked:
+    """The rows of one tokenizer that `rows` asks for.
 
     A textual inversion of several vectors is written out by diffusers ("<t>" becomes "<t> <t>_1"), so spans are
     moved to the written-out prompt first.
     """
     written = pipe.maybe_convert_prompt(prompt, tokenizer)
-    ranges = [
-        (
-            len(pipe.maybe_convert_prompt(prompt[: s.start], tokenizer)),
-            len(pipe.maybe_convert_prompt(prompt[: s.end], tokenizer)),
-        )
-        for s in spans
-    ]
-    ranges = occurrences(written, ranges)
+    nouns, triggers = (
+        occurrences(written, [_moved(pipe, tokenizer, prompt, s) for s in spans if (s.role == "concept") == concept])
+        for concept in (True, False)
+    )
     limit = tokenizer.model_max_length
     kept = tokenizer(
         written, padding="max_length", max_length=limit, truncation=True, return_offsets_mapping=True
     ).offset_mapping
     whole = tokenizer(written, return_offsets_mapping=True, verbose=False).offset_mapping
-    mask = span_mask(kept, ranges)
-    return mask, len(whole) > limit, sum(span_mask(whole, ranges)) - sum(mask)
+    trigger, end = span_mask(kept, triggers), min(len(whole), limit) - 1
+    lost = sum(span_mask(whole, triggers)) - sum(trigger)
+    mask = span_mask(kept, (triggers if "trigger" in rows else []) + (nouns if "noun" in rows else []))
+    if "end" in rows:
+        mask[end] = True
+    if "suffix" in rows and any(trigger):
+        mask[trigger.index(True) :] = [True] * (limit - trigger.index(True))
+    if "random" in rows:
+        others = [row for row in range(1, limit) if not trigger[row]]
+        words = [row for row in others if row < end]
+        draw = random.Random(written)  # the same rows for every seed and precision of one prompt
+        for row in draw.sample(words if len(words) >= sum(trigger) else others, sum(trigger)):
+            mask[row] = True
+    return Marked(mask, len(whole) > limit, lost)
+
+
+def _moved(pipe: Pipeline, tokenizer: Any, prompt: str, span: Span) -> Range:
+    """A span's characters in the prompt as diffusers writes it out for this tokenizer."""
+    start, end = (len(pipe.maybe_convert_prompt(prompt[:at], tokenizer)) for at in (span.start, span.end))
+    return start, end
 
 
 def occurrences(text: str, ranges: Sequence[Range]) -> list[Range]:

@@ -7,6 +7,9 @@ from personalq.records import QType
 INT8 = QType("int8", 8, signed=True, qmin=-127, qmax=127, storage="int8")
 """Symmetric; one scale per output channel (weights), token (activations), row (keys) or channel (values)."""
 
+INT4_ACT = QType("int4-act", 4, signed=True, qmin=-7, qmax=7, storage="int8")
+"""Symmetric activations in fifteen levels, kept in bytes: the arithmetic is real, its speed would be simulated."""
+
 INT4 = QType("int4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 """Asymmetric in groups, two codes a byte; a group unpacks to exact int8 values."""
 

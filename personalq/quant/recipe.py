@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from personalq.errors import QuantizationError
 from personalq.quant.formats import INT4, INT8, LINEAR8, NF4
-from personalq.records import QType, Recipe, Rule
+from personalq.records import Protected, QType, Recipe, Rule
 
 GROUP = 64
 """It divides the widths of the Stable Diffusion family (320, 640, 768, 1280), where 128 does not."""
@@ -23,7 +23,7 @@ and K, V of a protected token are at full precision only if the weights they com
 every recipe of ours alike, and are counted so (2.2 % of SD1.5's parameters, 13.3 % of SDXL's)."""
 
 
-def _integer(name: str, weight: QType, group: int | None, protect: bool) -> Recipe:
+def _integer(name: str, weight: QType, group: int | None, *protect: Protected) -> Recipe:
     everything = Rule(r".*", weight, activation=INT8, group=group)
     return Recipe(name, (EDGES, TEXT, everything), text_rows=INT8, probabilities=LINEAR8, protect=protect)
 
@@ -31,10 +31,10 @@ def _integer(name: str, weight: QType, group: int | None, protect: bool) -> Reci
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _integer("taq-w8a8", INT8, None, protect=True),
-        _integer("taq-w4a8", INT4, GROUP, protect=True),
-        _integer("rtn-w8a8", INT8, None, protect=False),
-        _integer("rtn-w4a8", INT4, GROUP, protect=False),
+        _integer("taq-w8a8", INT8, None, "trigger"),
+        _integer("taq-w4a8", INT4, GROUP, "trigger"),
+        _integer("rtn-w8a8", INT8, None),
+        _integer("rtn-w4a8", INT4, GROUP),
         Recipe("nf4", (EDGES, Rule(r".*", NF4, group=GROUP))),
     )
 }

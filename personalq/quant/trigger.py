@@ -48,7 +48,7 @@ class TextKV:
 
 
 class TriggerAware:
-    """Projects and attends as a recipe says; with `protect` off every row is an unprotected one."""
+    """Projects and attends as a recipe says. Which rows are protected comes as a mask, with the text."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Raises QuantizationError for formats of rows or probabilities that are not built."""
@@ -114,7 +114,7 @@ class TriggerAware:
     def _kept(self, protected: Tensor) -> Tensor:
         if self.recipe.text_rows is None:
             return torch.ones_like(protected)
-        return protected if self.recipe.protect else torch.zeros_like(protected)
+        return protected
 
 
 def quantize_probabilities(weights: Tensor, format: QType | None) -> Tensor:

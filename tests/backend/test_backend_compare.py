@@ -137,7 +137,7 @@ def test_without_spans_the_start_token_alone_is_protected(engine: Engine, monkey
     monkeypatch.setattr(module, "encode", watched)
     list(generate(engine, replace(JOB, spans=()), "taq-w8a8"))
     list(generate(engine, JOB, "taq-w8a8"))
-    assert masks[0].nonzero().tolist() == [[1, 0]]
+    assert masks[0].nonzero().tolist() == [[0, 0], [1, 0]]
     assert not masks[1][0].any() and not masks[1][1, 0] and masks[1].any()
 
 

@@ -9,7 +9,7 @@ from tiny_pipelines import WIDTH, lora
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.load import Pipeline, load_base
 from personalq.diffusion.text import encode, occurrences, span_mask
-from personalq.records import Checkpoint, Span
+from personalq.records import Checkpoint, Protected, Span
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,37 @@ def test_two_spans_and_unicode_before_them(pipe: Pipeline) -> None:
     assert joined == "zwxqvb"
 
 
-def test_no_spans_protect_nothing_but_the_start_token_when_asked(pipe: Pipeline) -> None:
-    assert encode(pipe, "photo dog").protected_count == 0
-    mask = encode(pipe, "photo dog", start=True).protected
-    assert mask.nonzero().tolist() == [[1, 0]]
+def test_the_start_token_stands_in_for_a_trigger_that_is_not_there(pipe: Pipeline) -> None:
+    assert encode(pipe, "photo dog", rows=()).protected_count == 0
+    assert encode(pipe, "photo dog").protected.nonzero().tolist() == [[0, 0], [1, 0]]
+    noun = Span(6, 9, "concept", "c")
+    assert encode(pipe, "photo dog", spans=[noun]).protected.nonzero().tolist() == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (("trigger", "start"), [[0, 0], [1, 0], [1, 2], [1, 3], [1, 4]]),
+        (("noun",), [[1, 5]]),
+        (("end",), [[1, 7]]),
+        (("suffix",), [[1, row] for row in range(2, 77)]),
+        (("all",), [[half, row] for half in (0, 1) for row in range(77)]),
+        ((), []),
+    ],
+)
+def test_other_rows_can_be_protected(pipe: Pipeline, rows: tuple[Protected, ...], expected: list[list[int]]) -> None:
+    prompt = "photo zwx dog beach"  # start, photo, z, w, x, dog, beach, end
+    spans = [span(prompt, "zwx"), Span(10, 13, "concept", "c")]
+    assert encode(pipe, prompt, spans=spans, rows=rows).protected.nonzero().tolist() == expected
+
+
+def test_random_rows_are_as_many_as_the_triggers_and_never_its_own(pipe: Pipeline) -> None:
+    prompt = "photo zwx dog beach corgi bear"
+    spans = [span(prompt, "zwx")]
+    drawn = [encode(pipe, prompt, spans=spans, rows=("random",)).protected for _ in range(2)]
+    assert torch.equal(*drawn)
+    rows = drawn[0][1].nonzero().flatten().tolist()
+    assert len(rows) == 3 and not {0, 2, 3, 4} & set(rows) and max(rows) < 9 and not drawn[0][0].any()
 
 
 def test_a_trigger_past_the_end_is_reported(pipe: Pipeline) -> None:

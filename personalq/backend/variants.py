@@ -1,0 +1,51 @@
+"""The ways to hold a denoiser, by name: the reference and every recipe. It knows no files and no residence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from personalq.diffusion.attention import FullPrecision, TextAttention
+from personalq.diffusion.text import TextEmbeddings
+from personalq.errors import QuantizationError
+from personalq.quant.apply import Report, quantize_unet
+from personalq.quant.recipe import RECIPES
+from personalq.quant.trigger import TriggerAware
+from personalq.records import Job, Protected, Recipe
+
+if TYPE_CHECKING:
+    from personalq.backend.engine import Session
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to hold the denoiser, and to attend to the text with it."""
+
+    name: str
+    quantize: Callable[[nn.Module], Report] | None
+    """Packs a denoiser in place; None leaves it as it is."""
+    text: TextAttention[Any]
+    protect: tuple[Protected, ...] = ()
+    mask: Callable[[Session, TextEmbeddings, Job], Tensor] | None = None
+    """Chooses the protected rows itself, [2, L] bool; None follows `protect`."""
+
+
+def variant_from(recipe: Recipe) -> Variant:
+    """The variant that a recipe describes. Raises QuantizationError for formats that are not built."""
+    return Variant(recipe.name, partial(quantize_unet, recipe=recipe), TriggerAware(recipe), recipe.protect)
+
+
+REFERENCE = Variant("reference", None, FullPrecision())
+VARIANTS: dict[str, Variant] = {REFERENCE.name: REFERENCE} | {n: variant_from(r) for n, r in RECIPES.items()}
+
+
+def variant_named(name: str, variants: Mapping[str, Variant] = VARIANTS) -> Variant:
+    """The variant called `name`. Raises QuantizationError when there is none."""
+    try:
+        return variants[name]
+    except KeyError:
+        raise QuantizationError(f"Unknown precision {name!r}: choose one of {', '.join(variants)}.") from None
