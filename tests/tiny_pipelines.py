@@ -1,4 +1,4 @@
-"""Small random pipelines of both families, saved as diffusers folders, and checkpoints that fit them."""
+"""Small random pipelines of every family, saved as diffusers folders, and checkpoints that fit them."""
 
 from pathlib import Path
 
@@ -6,17 +6,32 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from personalq.records import Checkpoint
 
 WIDTH = 64
+WIDE = 160
+"""Width of the T5 encoder: more than two CLIP encoders side by side, as in SD3."""
 WORDS = ("dog", "photo", "beach", "bear", "corgi")
 
 
@@ -35,6 +50,21 @@ def tokenizer() -> CLIPTokenizer:
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab, merges, model_max_length=77)
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """Letters, and a few whole words; a word that is in several pieces begins with the piece "▁"."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -3.0), *((f"▁{word}", -2.0) for word in WORDS)]
+    pieces += [(chr(code), -4.0) for code in range(33, 127)]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def t5_encoder(words: T5TokenizerFast) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(words), d_model=WIDE, d_kv=16, d_ff=WIDE, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False,
+    )  # fmt: skip
+    return T5EncoderModel(config).eval()
 
 
 def text_encoder(words: CLIPTokenizer, width: int, projected: bool = False) -> torch.nn.Module:
@@ -87,6 +117,70 @@ def save_sdxl(folder: Path) -> None:
     StableDiffusionXLPipeline(
         **parts(), tokenizer=words, tokenizer_2=tokenizer(), text_encoder=text_encoder(words, WIDTH),
         text_encoder_2=text_encoder(words, WIDTH, projected=True), unet=denoiser, add_watermarker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def save_sd21(folder: Path) -> None:
+    """An SD 2.1-shaped pipeline: OpenCLIP's activation and padding, linear projections, heads of one width."""
+    torch.manual_seed(5)
+    words = tokenizer()
+    words.pad_token = "!"
+    encoder = text_encoder(words, WIDTH)
+    encoder.config.hidden_act = "gelu"
+    denoiser = unet(WIDTH, use_linear_projection=True, upcast_attention=True)
+    StableDiffusionPipeline(
+        **parts(), tokenizer=words, text_encoder=type(encoder)(encoder.config).eval(), unet=denoiser,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def flow_parts(**schedule: object) -> dict[str, object]:
+    """An autoencoder with a shift, as SD3 and FLUX have it, and a flow-matching schedule."""
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=16, norm_num_groups=8, sample_size=16,
+        scaling_factor=1.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    return {"vae": vae.eval(), "scheduler": FlowMatchEulerDiscreteScheduler(**schedule)}
+
+
+def sd3_transformer(**extra: object) -> SD3Transformer2DModel:
+    """Three blocks: the first with a second attention over the picture alone, the last without a text stream."""
+    options = {"dual_attention_layers": (0,), "qk_norm": "rms_norm", **extra}
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=3, attention_head_dim=32, num_attention_heads=2,
+        joint_attention_dim=WIDE, caption_projection_dim=64, pooled_projection_dim=2 * WIDTH, out_channels=16,
+        pos_embed_max_size=12, **options,
+    ).eval()  # fmt: skip
+
+
+def flux_transformer(guidance: bool = True) -> FluxTransformer2DModel:
+    """Two double and two single blocks."""
+    return FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=32, num_attention_heads=2,
+        joint_attention_dim=WIDE, pooled_projection_dim=WIDTH, guidance_embeds=guidance, axes_dims_rope=(8, 12, 12),
+    ).eval()  # fmt: skip
+
+
+def save_sd3(folder: Path) -> None:
+    """An SD 3.5-shaped pipeline: two CLIP encoders and a T5, 16 px pictures, latents 16 x 8 x 8."""
+    torch.manual_seed(6)
+    words, pieces = tokenizer(), t5_tokenizer()
+    StableDiffusion3Pipeline(
+        **flow_parts(shift=3.0), tokenizer=words, tokenizer_2=tokenizer(), tokenizer_3=pieces,
+        text_encoder=text_encoder(words, WIDTH, projected=True), transformer=sd3_transformer(),
+        text_encoder_2=text_encoder(words, WIDTH, projected=True), text_encoder_3=t5_encoder(pieces),
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def save_flux(folder: Path, guidance: bool = True) -> None:
+    """A FLUX-shaped pipeline: pooled CLIP, a T5 text stream, latents packed two by two; guidance distilled or none."""
+    torch.manual_seed(7)
+    words, pieces = tokenizer(), t5_tokenizer()
+    FluxPipeline(
+        **flow_parts(use_dynamic_shifting=guidance, shift=3.0 if guidance else 1.0), tokenizer=words,
+        tokenizer_2=pieces, text_encoder=text_encoder(words, WIDTH), text_encoder_2=t5_encoder(pieces),
+        transformer=flux_transformer(guidance),
     ).save_pretrained(folder)  # fmt: skip
 
 
