@@ -15,6 +15,7 @@ from personalq.backend.engine import Engine
 from personalq.backend.memory import Meter
 from personalq.diffusion.attention import prompt_attention
 from personalq.diffusion.generate import denoise, initial_noise
+from personalq.diffusion.load import denoiser
 from personalq.diffusion.text import encode
 from personalq.errors import GenerationError
 from personalq.records import Frame, Job, Precision
@@ -48,13 +49,13 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
         text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
         if variant.mask:
             text = replace(text, protected=variant.mask(session, text, job))
-        with prompt_attention(pipe.unet, variant.text, text.rows(job.guidance > 1).protected) as cache:
+        with prompt_attention(denoiser(pipe), variant.text, text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:
                     for frame in frames:
                         done = frame.step == frame.total
-                        memory = meter.reading(pipe.unet, cache.nbytes) if done else None
+                        memory = meter.reading(denoiser(pipe), cache.nbytes) if done else None
                         step = frame.step + index * frame.total
                         left = time.perf_counter()
                         said = text.warning if done else None

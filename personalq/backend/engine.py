@@ -20,7 +20,15 @@ from personalq.backend.variants import VARIANTS, Variant, variant_named
 from personalq.catalog.hub_weights import fetched
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.generate import memory_advice
-from personalq.diffusion.load import Pipeline, check_unet_fits, dreambooth_folder, load_base, load_unet
+from personalq.diffusion.load import (
+    Pipeline,
+    check_denoiser_fits,
+    denoiser,
+    dreambooth_folder,
+    load_base,
+    load_denoiser,
+    set_denoiser,
+)
 from personalq.errors import ModelError
 from personalq.quant.apply import Report
 from personalq.records import Checkpoint, Job, Precision
@@ -105,25 +113,26 @@ class Engine:
         if self._pipe is None or self._root != root:
             self._evict()
             self._pipe, self._root = None, root
-            self._pipe = load_base(root, self.device, self.dtype, with_unet=False)
+            self._pipe = load_base(root, self.device, self.dtype, with_denoiser=False)
         wanted = (str(source if whole else self.base), variant.name)
         if self._resident != wanted:
             self._evict()
-            unet = load_unet(wanted[0], self.device, self.dtype)
+            model = load_denoiser(wanted[0], self.device, self.dtype)
             if whole and not complete:
-                check_unet_fits(unet, self.base, whole)
+                check_denoiser_fits(model, self.base, whole)
             if variant.quantize:
-                self._report = variant.quantize(unet)
-            self._pipe.unet, self._resident = unet, wanted
+                self._report = variant.quantize(model)
+            set_denoiser(self._pipe, model)
+            self._resident = wanted
         return self._pipe
 
     def _evict(self) -> None:
         """Drop the resident denoiser before another one is read."""
         pipe, self._resident, self._report = self._pipe, None, None
-        if pipe is None or pipe.unet is None:
+        if pipe is None or denoiser(pipe) is None:
             return
-        gone = weakref.ref(pipe.unet)
-        pipe.unet = None
+        gone = weakref.ref(denoiser(pipe))
+        set_denoiser(pipe, None)
         if gone() is not None:  # held by a cycle; collecting takes long where many modules are loaded
             gc.collect()
         if self.device.type == "cuda":
