@@ -10,6 +10,12 @@ INT8 = QType("int8", 8, signed=True, qmin=-127, qmax=127, storage="int8")
 INT4_ACT = QType("int4-act", 4, signed=True, qmin=-7, qmax=7, storage="int8")
 """Symmetric activations in fifteen levels, kept in bytes: the arithmetic is real, its speed would be simulated."""
 
+ASYM8 = QType("asym8", 8, signed=False, qmin=0, qmax=255, storage="int8")
+"""Activations in 256 even steps between their extremes, with a zero point."""
+
+ASYM4 = QType("asym4", 4, signed=False, qmin=0, qmax=15, storage="int8")
+"""As `ASYM8`, sixteen levels, kept in bytes."""
+
 INT4 = QType("int4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 """Asymmetric in groups, two codes a byte; a group unpacks to exact int8 values."""
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
 from personalq.quant.apply import stored_bytes
-from personalq.quant.formats import INT4, INT8, LOG4
+from personalq.quant.formats import ASYM8, INT4, INT8, LOG4
 from personalq.quant.layers import QConv2d, QLinear, nf4_linear
 from personalq.records import Rule
 
@@ -103,7 +103,12 @@ def test_state_and_copies_round_trip(rule: Rule) -> None:
 
 def test_layers_that_cannot_be_packed_raise() -> None:
     linear = nn.Linear(8, 8)
-    for rule in (Rule(".*", LOG4, INT8), Rule(".*", INT4, INT8), Rule(".*", INT8), Rule(".*", INT8, INT4)):
+    for rule in (
+        Rule(".*", LOG4, INT8),
+        Rule(".*", INT4, INT8),
+        Rule(".*", INT8, INT4),
+        Rule(".*", INT8, ASYM8, dual=True),
+    ):
         with pytest.raises(QuantizationError):
             QLinear.from_float(linear, rule)
     for conv in (
