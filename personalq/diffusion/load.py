@@ -53,8 +53,10 @@ FAMILIES = {
 }
 DENOISERS = {family.denoiser.__name__: family.denoiser for family in FAMILIES.values()}
 PARTS = ("unet", "transformer")
-FITTING = ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type")
-FITTING += ("joint_attention_dim", "pooled_projection_dim", "caption_projection_dim")
+FITTING = (
+    *("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type"),
+    *("joint_attention_dim", "pooled_projection_dim", "caption_projection_dim"),
+)
 """What a replacement denoiser must have in common with the one it replaces."""
 
 

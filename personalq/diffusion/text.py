@@ -1,14 +1,19 @@
-"""Prompts to text embeddings, and character spans to the token rows they occupy. Knows no checkpoints."""
+"""Prompts to text embeddings, and character spans to the token rows they occupy. Knows no checkpoints.
+
+Every family lays its text rows out differently: SD has CLIP's, SDXL two CLIPs' side by side, SD3 those and then T5's,
+FLUX T5's alone, with CLIP only in the pooled vector.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
 from personalq.diffusion.load import Pipeline
@@ -16,21 +21,36 @@ from personalq.records import Protected, Span
 
 Range = tuple[int, int]
 
+SD3_T5_ROWS, FLUX_T5_ROWS = 256, 512
+"""Rows of T5 that diffusers gives these models unless told otherwise."""
+
+
+class Stretch(NamedTuple):
+    """Consecutive text rows that the same tokens fill; with no rows, tokens that reach the pooled vector alone."""
+
+    tokenizers: list[Any]
+    rows: int
+
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """A prompt and its negative, encoded; row 0 is unconditional, row 1 conditional."""
+    """A prompt and its negative, encoded: row 0 is unconditional and the last conditional.
+
+    Models whose guidance is distilled (FLUX) have the conditional row alone, B = 1; the others B = 2.
+    """
 
     embeds: Tensor
-    """[2, L, D]"""
+    """[B, L, D]"""
     pooled: Tensor | None
-    """[2, P] for SDXL, else None."""
+    """[B, P]; None where the model reads none (SD)."""
     protected: Tensor
-    """[2, L] bool: the rows of the protected spans; row 0 is all False."""
+    """[B, L] bool: the rows of the protected spans."""
     truncated: bool
-    """The prompt is longer than the text encoder reads."""
+    """The prompt is longer than a text encoder reads."""
     protected_lost: int
-    """Tokens of protected spans that were cut off with the rest."""
+    """Tokens of protected spans that were cut off with the rest, by the encoder that cut off most."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the prompt was read."""
 
     @property
     def protected_count(self) -> int:
@@ -39,17 +59,15 @@ class TextEmbeddings:
 
     @property
     def warning(self) -> str | None:
-        """What the user should know: the trigger, or part of it, was cut off."""
-        if not self.protected_lost:
-            return None
-        return f"The prompt is too long: {self.protected_lost} token(s) of the trigger were cut off. Shorten it."
+        """What the user should know, such as a trigger that was cut off."""
+        return " ".join(self.notes) or None
 
     def rows(self, guided: bool) -> TextEmbeddings:
         """Both rows under guidance, else the conditional row alone (B is then 1)."""
         if guided:
             return self
-        pooled = None if self.pooled is None else self.pooled[1:]
-        return TextEmbeddings(self.embeds[1:], pooled, self.protected[1:], self.truncated, self.protected_lost)
+        pooled = None if self.pooled is None else self.pooled[-1:]
+        return replace(self, embeds=self.embeds[-1:], pooled=pooled, protected=self.protected[-1:])
 
 
 @torch.no_grad()
@@ -63,37 +81,70 @@ def encode(
     """Encode a prompt and its negative, and mark the rows asked for by `rows`.
 
     A span protects every other occurrence of its text too. "trigger" without a trigger or style among the spans
-    becomes "start", CLIP's constant outlier row. Only "start" and "all" reach the negative's rows. With two
-    tokenizers (SDXL) a row is protected when either says so.
+    becomes "start", CLIP's constant outlier row; T5 has no such token. Only "start" and "all" reach the negative's
+    rows. Where two tokenizers fill the same rows a row is protected when either says so.
     """
     if "trigger" in rows and all(span.role == "concept" for span in spans):
         rows = [*rows, "start"]
+    embeds, pooled = embedded(pipe, prompt, negative)
+    protected = torch.full(embeds.shape[:2], "all" in rows)
+    marked, first = [], 0
+    for stretch in stretches(pipe):
+        here = protected[:, first : first + stretch.rows]
+        for tokenizer in stretch.tokenizers:
+            limit = stretch.rows or tokenizer.model_max_length
+            marked.append(mark(pipe, tokenizer, prompt, spans, rows, limit))
+            if stretch.rows:
+                here[-1] |= torch.tensor(marked[-1].mask)
+                here[:, 0] |= "start" in rows and tokenizer.bos_token is not None
+        first += stretch.rows
+    unread = [DISTILLED] if negative and len(embeds) == 1 else []
+    return TextEmbeddings(
+        embeds=embeds,
+        pooled=pooled,
+        protected=protected.to(embeds.device),
+        truncated=any(each.truncated for each in marked),
+        protected_lost=max(each.lost for each in marked),
+        notes=tuple(dict.fromkeys([each.note for each in marked if each.note] + unread)),
+    )
+
+
+DISTILLED = "This model's guidance is distilled: it does not read the negative prompt."
+
+
+def embedded(pipe: Pipeline, prompt: str, negative: str) -> tuple[Tensor, Tensor | None]:
+    """Rows [B, L, D] and pooled vectors [B, P], unconditional first; without it for a model of distilled guidance."""
     device = pipe.text_encoder.device
-    positive, unconditional, *pooled = pipe.encode_prompt(
+    if isinstance(pipe, FluxPipeline):
+        embeds, pooled, _ = pipe.encode_prompt(prompt, device=device, max_sequence_length=FLUX_T5_ROWS)
+        return embeds, pooled
+    others = {"prompt_2": None, "prompt_3": None} if isinstance(pipe, StableDiffusion3Pipeline) else {}
+    positive, unconditional, *both = pipe.encode_prompt(
         prompt,
         device=device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=True,
         negative_prompt=negative or None,
+        **others,
     )
-    marked = [mark(pipe, tokenizer, prompt, spans, rows) for tokenizer in tokenizers(pipe)]
-    protected = torch.zeros(2, positive.shape[1], dtype=torch.bool)
-    protected[:, 0] = "start" in rows
-    protected |= "all" in rows
-    for each in marked:
-        protected[1] |= torch.tensor(each.mask)
-    return TextEmbeddings(
-        embeds=torch.cat([unconditional, positive]),
-        pooled=torch.cat([pooled[1], pooled[0]]) if pooled else None,
-        protected=protected.to(device),
-        truncated=any(each.truncated for each in marked),
-        protected_lost=max(each.lost for each in marked),
-    )
+    return torch.cat([unconditional, positive]), torch.cat([both[1], both[0]]) if both else None
 
 
 def tokenizers(pipe: Pipeline) -> list[Any]:
-    """The tokenizer of an SD pipeline, both of an SDXL one."""
-    return [pipe.tokenizer, pipe.tokenizer_2] if isinstance(pipe, StableDiffusionXLPipeline) else [pipe.tokenizer]
+    """The tokenizers of a pipeline in their order: one of SD, two of SDXL and FLUX, three of SD3 if its T5 is there."""
+    found = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
+    return [tokenizer for tokenizer in found if tokenizer is not None]
+
+
+def stretches(pipe: Pipeline) -> list[Stretch]:
+    """How the text rows of a pipeline are laid out, first to last."""
+    if isinstance(pipe, FluxPipeline):
+        return [Stretch([pipe.tokenizer], 0), Stretch([pipe.tokenizer_2], FLUX_T5_ROWS)]
+    rows = pipe.tokenizer.model_max_length
+    if isinstance(pipe, StableDiffusion3Pipeline):
+        t5 = [pipe.tokenizer_3] if pipe.text_encoder_3 is not None else []  # without it diffusers fills in zeros
+        return [Stretch([pipe.tokenizer, pipe.tokenizer_2], rows), Stretch(t5, SD3_T5_ROWS)]
+    return [Stretch(tokenizers(pipe) if isinstance(pipe, StableDiffusionXLPipeline) else [pipe.tokenizer], rows)]
 
 
 class Marked(NamedTuple):
@@ -104,22 +155,23 @@ class Marked(NamedTuple):
     truncated: bool
     lost: int
     """Rows of triggers and styles that were cut off."""
+    note: str | None
+    """That in words."""
 
 
 def mark(
-    pipe: Pipeline, tokenizer: Any, prompt: str, spans: Sequence[Span], rows: Sequence[Protected] = ("trigger",)
+    pipe: Pipeline, tokenizer: Any, prompt: str, spans: Sequence[Span], rows: Sequence[Protected], limit: int
 ) -> Marked:
-    """The rows of one tokenizer that `rows` asks for.
+    """The rows of one tokenizer that `rows` asks for, of the `limit` that its encoder reads.
 
     A textual inversion of several vectors is written out by diffusers ("<t>" becomes "<t> <t>_1"), so spans are
     moved to the written-out prompt first.
     """
-    written = pipe.maybe_convert_prompt(prompt, tokenizer)
+    written = written_out(pipe, tokenizer, prompt)
     nouns, triggers = (
         occurrences(written, [_moved(pipe, tokenizer, prompt, s) for s in spans if (s.role == "concept") == concept])
         for concept in (True, False)
     )
-    limit = tokenizer.model_max_length
     kept = tokenizer(
         written, padding="max_length", max_length=limit, truncation=True, return_offsets_mapping=True
     ).offset_mapping
@@ -132,17 +184,27 @@ def mark(
     if "suffix" in rows and any(trigger):
         mask[trigger.index(True) :] = [True] * (limit - trigger.index(True))
     if "random" in rows:
-        others = [row for row in range(1, limit) if not trigger[row]]
+        others = [row for row in range(int(tokenizer.bos_token is not None), limit) if not trigger[row]]
         words = [row for row in others if row < end]
         draw = random.Random(written)  # the same rows for every seed and precision of one prompt
         for row in draw.sample(words if len(words) >= sum(trigger) else others, sum(trigger)):
             mask[row] = True
-    return Marked(mask, len(whole) > limit, lost)
+    name = "T5" if tokenizer.bos_token is None else "CLIP"
+    note = f"The prompt is too long for {name} ({limit} tokens): {lost} of the trigger were cut off. Shorten it."
+    return Marked(mask, len(whole) > limit, lost, note if lost else None)
+
+
+def written_out(pipe: Pipeline, tokenizer: Any, prompt: str) -> str:
+    """The prompt with the tokens of textual inversions of several vectors spelt out, where the pipeline reads any."""
+    if not isinstance(pipe, TextualInversionLoaderMixin):
+        return prompt
+    written: str = pipe.maybe_convert_prompt(prompt, tokenizer)
+    return written
 
 
 def _moved(pipe: Pipeline, tokenizer: Any, prompt: str, span: Span) -> Range:
     """A span's characters in the prompt as diffusers writes it out for this tokenizer."""
-    start, end = (len(pipe.maybe_convert_prompt(prompt[:at], tokenizer)) for at in (span.start, span.end))
+    start, end = (len(written_out(pipe, tokenizer, prompt[:at])) for at in (span.start, span.end))
     return start, end
 
 

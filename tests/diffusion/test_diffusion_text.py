@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipelines import WIDTH, lora
+from tiny_pipelines import WIDE, WIDTH, lora
 
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.load import Pipeline, load_base
@@ -136,3 +136,86 @@ def test_sdxl_has_pooled_text_and_one_mask_for_both_tokenizers(tiny_sdxl_folder:
     text = encode(big, prompt, spans=[span(prompt, "zwx")])
     assert text.embeds.shape == (2, 77, 2 * WIDTH) and text.pooled is not None and text.pooled.shape == (2, WIDTH)
     assert text.protected_count == 3 and not text.protected[0].any()
+
+
+# --- SD3 and FLUX: CLIP and T5 ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sd3(tiny_sd3_folder: Path) -> Pipeline:
+    return load_base(tiny_sd3_folder, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def flux(tiny_flux_folder: Path) -> Pipeline:
+    return load_base(tiny_flux_folder, "cpu", torch.float32)
+
+
+def t5_pieces(tokenizer: object, prompt: str, rows: list[int]) -> str:
+    """The pieces in these rows of T5 alone, joined."""
+    ids = tokenizer(prompt).input_ids
+    return "".join(tokenizer.convert_ids_to_tokens([ids[row] for row in rows]))
+
+
+def test_sd3_protects_a_trigger_in_clips_rows_and_in_t5s(sd3: Pipeline) -> None:
+    prompt = "photo of zwx dog, zwx beach"
+    text = encode(sd3, prompt, spans=[span(prompt, "zwx")])
+    assert text.embeds.shape == (2, 77 + 256, WIDE) and text.pooled is not None
+    assert text.pooled.shape == (2, 2 * WIDTH) and text.protected.shape == (2, 333)
+    assert not text.protected[0].any() and text.warning is None
+    clip, t5 = text.protected[1, :77], text.protected[1, 77:].nonzero().flatten().tolist()
+    assert clip.sum() == 6 and not clip[0]
+    assert t5_pieces(sd3.tokenizer_3, prompt, t5) == "▁zwx▁zwx"
+
+
+def test_sd3_embeddings_are_the_pipelines_own(sd3: Pipeline) -> None:
+    with torch.no_grad():
+        positive, negative, pooled, pooled_negative = sd3.encode_prompt(
+            "dog", None, None, "cpu", negative_prompt="bear"
+        )
+    text = encode(sd3, "dog", "bear")
+    assert torch.equal(text.embeds, torch.cat([negative, positive]))
+    assert text.pooled is not None and torch.equal(text.pooled, torch.cat([pooled_negative, pooled]))
+    assert torch.equal(text.rows(False).embeds, positive)
+
+
+def test_flux_protects_t5s_rows_and_reads_no_negative(flux: Pipeline) -> None:
+    prompt = "photo of <bear-v4> dog, another <bear-v4>"
+    text = encode(flux, prompt, spans=[span(prompt, "<bear-v4>")])
+    with torch.no_grad():
+        embeds, pooled, _ = flux.encode_prompt(prompt, device="cpu")
+    assert torch.equal(text.embeds, embeds) and text.pooled is not None and torch.equal(text.pooled, pooled)
+    assert text.embeds.shape == (1, 512, WIDE) and text.protected.shape == (1, 512)
+    rows = text.protected[0].nonzero().flatten().tolist()
+    assert t5_pieces(flux.tokenizer_2, prompt, rows) == "▁<bear-v4>▁<bear-v4>"
+    assert text.rows(True) is text and text.rows(False).embeds.shape == text.embeds.shape
+    assert "negative" in (encode(flux, prompt, "beach").warning or "") and text.warning is None
+
+
+def test_each_encoder_says_what_it_cut_off(sd3: Pipeline, flux: Pipeline) -> None:
+    prompt = "dog " * 100 + "zwx dog"
+    late = [span(prompt, "zwx")]
+    text = encode(sd3, prompt, spans=late)
+    assert text.truncated and not text.protected[1, :77].any() and text.protected[1, 77:].sum() == 4
+    assert text.warning and "CLIP (77 tokens): 3" in text.warning and "T5" not in text.warning
+    flat = encode(flux, prompt, spans=late)
+    assert flat.protected.sum() == 4 and flat.warning and "CLIP (77 tokens)" in flat.warning
+    prompt = "dog " * 300 + "zwx dog"
+    assert "T5 (256 tokens): 4" in (encode(sd3, prompt, spans=[span(prompt, "zwx")]).warning or "")
+    prompt = "dog " * 600 + "zwx dog"
+    lost = encode(flux, prompt, spans=[span(prompt, "zwx")])
+    assert "T5 (512 tokens): 4" in (lost.warning or "") and lost.protected_count == 0 and lost.protected_lost == 4
+
+
+def test_t5_has_no_start_token(sd3: Pipeline, flux: Pipeline) -> None:
+    assert encode(sd3, "photo dog").protected.nonzero().tolist() == [[0, 0], [1, 0]]
+    assert encode(flux, "photo dog").protected_count == 0
+    assert encode(flux, "photo dog", rows=("all",)).protected.all()
+    assert encode(flux, "photo dog", rows=("end",)).protected.nonzero().tolist() == [[0, 2]]
+
+
+def test_sd3_without_its_t5_reads_clip_alone(tiny_sd3_folder: Path) -> None:
+    small = load_base(tiny_sd3_folder, "cpu", torch.float32)
+    small.text_encoder_3 = small.tokenizer_3 = None
+    text = encode(small, "photo of zwx dog", spans=[Span(9, 12, "trigger", "c")])
+    assert text.protected.shape == (2, 333) and text.protected_count == 3 and not text.embeds[:, 77:].any()
