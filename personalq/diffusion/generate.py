@@ -10,10 +10,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 
-from personalq.diffusion.load import Pipeline
+from personalq.diffusion.load import Pipeline, denoiser
+from personalq.diffusion.predict import PATCH, estimate, predictor, set_timesteps
 from personalq.diffusion.preview import decode, preview
 from personalq.diffusion.text import TextEmbeddings
 from personalq.errors import GenerationError
@@ -22,17 +23,25 @@ from personalq.records import Frame, Job, Precision
 EVERY = 3
 """A preview every third step, and none in the last three."""
 
+FLUX_SIDE = 128
+"""FLUX was trained on many sizes and names none of its own: 128 latents, 1024 pixels, as diffusers has it."""
+
 
 def picture_size(pipe: Pipeline, job: Job) -> tuple[int, int]:
     """Width and height in pixels: the job's, or the base's own. GenerationError for a size it cannot make."""
-    own = pipe.unet.config.sample_size
-    tall, wide = (own, own) if isinstance(own, int) else own
-    width = job.width or wide * pipe.vae_scale_factor
-    height = job.height or tall * pipe.vae_scale_factor
-    if min(width, height) <= 0 or width % pipe.vae_scale_factor or height % pipe.vae_scale_factor:
+    flux, config, patch, most = isinstance(pipe, FluxPipeline), denoiser(pipe).config, 1, None
+    own = FLUX_SIDE if flux else config.sample_size
+    if flux:
+        patch = PATCH
+    elif isinstance(pipe, StableDiffusion3Pipeline):
+        patch, most = config.patch_size, config.pos_embed_max_size
+    unit = pipe.vae_scale_factor * patch
+    tall, wide = (side * pipe.vae_scale_factor for side in ((own, own) if isinstance(own, int) else own))
+    width, height = job.width or wide, job.height or tall
+    if min(width, height) <= 0 or width % unit or height % unit or (most and max(width, height) > most * unit):
+        limit = f" up to {most * unit}" if most else ""
         raise GenerationError(
-            f"{width} x {height} pixels cannot be made: choose multiples of {pipe.vae_scale_factor}, "
-            f"such as {wide * pipe.vae_scale_factor} x {tall * pipe.vae_scale_factor}."
+            f"{width} x {height} pixels cannot be made: choose multiples of {unit}{limit}, such as {wide} x {tall}."
         )
     return width, height
 
@@ -44,9 +53,10 @@ def initial_noise(pipe: Pipeline, job: Job, index: int = 0) -> tuple[Tensor, tor
     """
     width, height = picture_size(pipe, job)
     generator = torch.Generator("cpu").manual_seed(job.seed + index)
-    factor = pipe.vae_scale_factor
-    shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
-    return torch.randn(shape, generator=generator), generator
+    factor, channels = pipe.vae_scale_factor, denoiser(pipe).config.in_channels
+    if isinstance(pipe, FluxPipeline):
+        channels //= PATCH**2  # it counts those of a patch
+    return torch.randn((1, channels, height // factor, width // factor), generator=generator), generator
 
 
 @torch.no_grad()
@@ -61,30 +71,27 @@ def denoise(
 ) -> Generator[Frame, None, None]:
     """Denoise one picture from `noise` [1, C, h, w] of unit variance, yielding a frame per step.
 
-    Classifier-free guidance, eps = eps_u + guidance * (eps_c - eps_u) (Ho and Salimans, 2022), off at guidance <= 1.
-    Latents stay in float32 between steps; the denoiser works in the dtype of the text embeddings. The last frame
-    has step == total and the decoded picture. Raises GenerationError when memory runs out or numbers overflow.
+    Classifier-free guidance, y = y_u + guidance * (y_c - y_u) (Ho and Salimans, 2022), off at guidance <= 1 and for
+    models of distilled guidance. Latents stay in float32 between steps; the denoiser works in the dtype of the text
+    embeddings. The last frame has step == total and the decoded picture. Raises GenerationError when memory runs out
+    or numbers overflow.
     """
-    guided = job.guidance > 1
-    text = text.rows(guided)
+    text = text.rows(job.guidance > 1)
     scheduler, device = pipe.scheduler, text.embeds.device
     if job.steps < 1:
         raise GenerationError(f"{job.steps} steps cannot be made: choose at least 1.")
-    scheduler.set_timesteps(job.steps, device=device)
-    added = added_conditions(pipe, text, noise)
+    set_timesteps(pipe, job.steps, noise)
+    predict = predictor(pipe, text, noise, job.guidance)
     options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    x = noise.to(device) * scheduler.init_noise_sigma
+    x = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     total = len(scheduler.timesteps)
     with memory_advice("{} x {} pixels".format(*picture_size(pipe, job))):
         for i, t in enumerate(scheduler.timesteps, start=1):
-            x_in = scheduler.scale_model_input(torch.cat([x] * len(text.embeds)), t).to(text.embeds.dtype)
-            eps = pipe.unet(x_in, t, encoder_hidden_states=text.embeds, added_cond_kwargs=added, return_dict=False)[
-                0
-            ].float()
-            if guided:
-                eps_u, eps_c = eps.chunk(2)
-                eps = eps_u + job.guidance * (eps_c - eps_u)
-            out = scheduler.step(eps, t, x, **options)
+            y = predict(x, t)
+            if len(y) == 2:
+                y_u, y_c = y.chunk(2)
+                y = y_u + job.guidance * (y_c - y_u)
+            before, out = x, scheduler.step(y, t, x, **options)
             x = out.prev_sample
             if not bool(torch.isfinite(x).all()):
                 raise GenerationError(
@@ -92,19 +99,9 @@ def denoise(
                 )
             if i < total:
                 shown = previews and i % EVERY == 1 and i <= total - EVERY
-                x0 = getattr(out, "pred_original_sample", None)
-                yield Frame(variant, i, total, preview(pipe, x if x0 is None else x0) if shown else None)
-        picture = decode(pipe, x)
-        yield Frame(variant, total, total, picture)
-
-
-def added_conditions(pipe: Pipeline, text: TextEmbeddings, noise: Tensor) -> dict[str, Tensor] | None:
-    """SDXL's extra conditions: the pooled text [B, P] and the sizes [B, 6] (original, crop corner, target)."""
-    if not isinstance(pipe, StableDiffusionXLPipeline) or text.pooled is None:
-        return None
-    height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
-    sizes = text.embeds.new_tensor([height, width, 0, 0, height, width])
-    return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(text.embeds), -1)}
+                picture = preview(pipe, estimate(scheduler, out, before, y, t)) if shown else None
+                yield Frame(variant, i, total, picture)
+        yield Frame(variant, total, total, decode(pipe, x))
 
 
 @contextmanager

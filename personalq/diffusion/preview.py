@@ -41,10 +41,10 @@ def preview(pipe: Pipeline, latents: Tensor) -> Image:
 
 
 def unscaled(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents as the autoencoder made them: the denoiser's, divided by its scaling, in its mean and deviation."""
+    """Latents as the autoencoder made them: the denoiser's with its scaling and shift, mean and deviation undone."""
     config = vae.config
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
-    latents = latents / config.scaling_factor
+    latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
     if mean is None or deviation is None:
         return latents
     shape = (1, -1, 1, 1)
