@@ -119,7 +119,7 @@ def test_a_lora_on_a_quantised_base_is_a_branch_with_its_own_bytes(
         bare = stored_bytes(session.pipe.unet)
     with engine.hold(job, "taq-w8a8") as session:
         assert stored_bytes(session.pipe.unet) == bare + added
-        assert large_float_weights(session.pipe.unet) * 4 == added
+        assert not large_float_weights(session.pipe.unet)  # beside the layers, which stay as they are
 
 
 def test_a_lora_does_the_same_on_a_quantised_base_as_on_the_reference(
