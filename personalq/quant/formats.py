@@ -19,6 +19,9 @@ ASYM4 = QType("asym4", 4, signed=False, qmin=0, qmax=15, storage="int8")
 INT4 = QType("int4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 """Asymmetric in groups, two codes a byte; a group unpacks to exact int8 values."""
 
+INT4_ROWS = QType("int4-rows", 4, signed=True, qmin=-7, qmax=7, storage="uint8")
+"""Symmetric keys and values in fifteen levels, two codes a byte; scales as for `INT8`."""
+
 NF4 = QType("nf4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 """bitsandbytes' table of sixteen normal quantiles, absmax per 64 weights; linear layers only."""
 
@@ -31,5 +34,11 @@ LINEAR4 = QType("linear4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 LOG4 = QType("log4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
 """Attention probabilities in half octaves below the largest of their row; the top code is zero."""
 
-LOG_STEP = {LOG4.name: 0.5}
+LOG8 = QType("log8", 8, signed=False, qmin=0, qmax=255, storage="uint8")
+"""As `LOG4`, in eighths of an octave."""
+
+OCTAVE4 = QType("octave4", 4, signed=False, qmin=0, qmax=15, storage="uint8")
+"""As `LOG4`, in whole octaves. Eight bits would add nothing but values below 2^-14 of the largest."""
+
+LOG_STEP = {LOG4.name: 0.5, LOG8.name: 0.125, OCTAVE4.name: 1.0}
 """Step of the logarithmic formats, in octaves."""

@@ -1,7 +1,7 @@
 """Trigger-aware cross-attention: the text's keys and values, projected once, attended to at every step.
 
-Rows of protected tokens and their attention columns stay in full precision; the others are stored as int8 and their
-attention probabilities are quantised. It knows nothing of prompts, tokenizers, modules or samplers.
+Rows of protected tokens and their attention columns stay in full precision; the others are stored in eight or four
+bits and their attention probabilities are quantised. It knows nothing of prompts, tokenizers, modules or samplers.
 
 Shapes: B batch, h heads, N image tokens, L text tokens, d head width; M the most protected rows of any sample in the
 batch and R the most unprotected ones. Samples with fewer are padded, and padding gets minus infinity in the logits.
@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalq.errors import QuantizationError
-from personalq.quant.formats import INT8, LINEAR4, LINEAR8, LOG_STEP
+from personalq.quant.formats import INT4_ROWS, INT8, LINEAR4, LINEAR8, LOG_STEP
 from personalq.quant.ops import quantize_rows
 from personalq.records import QType, Recipe
 
+ROWS = (None, INT8, INT4_ROWS)
 PROBABILITIES = (None, *LOG_STEP, LINEAR8.name, LINEAR4.name)
 
 
@@ -31,7 +32,7 @@ class TextKV:
     """Protected rows, in the type they were projected in, [B, h, M, d]."""
     value: Tensor
     key_codes: Tensor
-    """The other rows, int8 [B, h, R, d]; K = codes * scale."""
+    """The other rows, K = codes * scale: int8 [B, h, R, d], or two codes of four bits a byte, uint8 [B, h, R, d / 2]."""
     key_scale: Tensor
     """fp32 [B, h, R, 1]: one scale a row, so that it could leave the product with the query as a factor."""
     value_codes: Tensor
@@ -53,10 +54,12 @@ class TriggerAware:
     def __init__(self, recipe: Recipe) -> None:
         """Raises QuantizationError for formats of rows or probabilities that are not built."""
         rows, probabilities = recipe.text_rows, recipe.probabilities
-        if rows not in (None, INT8):
-            raise QuantizationError(f"Recipe {recipe.name}: text rows are built in int8 or None only.")
+        if rows not in ROWS:
+            built = ", ".join(format.name for format in ROWS if format)
+            raise QuantizationError(f"Recipe {recipe.name}: text rows are built in {built} or None only.")
         if (probabilities.name if probabilities else None) not in PROBABILITIES:
-            raise QuantizationError(f"Recipe {recipe.name}: choose linear8, linear4, log4 or None for probabilities.")
+            built = ", ".join(name for name in PROBABILITIES if name)
+            raise QuantizationError(f"Recipe {recipe.name}: choose {built} or None for probabilities.")
         self.recipe = recipe
 
     def project(self, key: Tensor, value: Tensor, protected: Tensor) -> TextKV:
@@ -77,8 +80,8 @@ class TriggerAware:
         most, least = int(count.max()), int(count.min())
         place = torch.arange(length, device=key.device)
         stray, taken = place[:most] >= count, place[least:] < count
-        key_codes, key_scale = _packed(_rows(key, order[:, least:], taken), -1)
-        value_codes, value_scale = _packed(_rows(value, order[:, least:], taken), -2)
+        key_codes, key_scale = self._packed(_rows(key, order[:, least:], taken), -1)
+        value_codes, value_scale = self._packed(_rows(value, order[:, least:], taken), -2)
         padded = torch.cat([stray, taken], 1)[:, None, None]
         return TextKV(
             key=_rows(key, order[:, :most], stray),
@@ -100,9 +103,9 @@ class TriggerAware:
         """
         if kv.key_codes.shape[2] == 0:
             return F.scaled_dot_product_attention(query, kv.key, kv.value)
-        kept = kv.key.shape[2]
-        key = torch.cat([kv.key.float(), kv.key_codes * kv.key_scale], 2)
-        value = torch.cat([kv.value.float(), kv.value_codes * kv.value_scale], 2)
+        kept, width = kv.key.shape[2:]
+        key = torch.cat([kv.key.float(), unpacked(kv.key_codes, width) * kv.key_scale], 2)
+        value = torch.cat([kv.value.float(), unpacked(kv.value_codes, width) * kv.value_scale], 2)
         logits = (query.float() * query.shape[-1] ** -0.5) @ key.mT
         if kv.padding is not None:
             logits += kv.padding
@@ -110,6 +113,13 @@ class TriggerAware:
         weights[..., kept:] = quantize_probabilities(weights[..., kept:], self.recipe.probabilities)
         out: Tensor = weights @ value
         return out.to(query.dtype)
+
+    def _packed(self, rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """Codes of [B, h, R, d] and their fp32 scale along `dim`; R may be zero."""
+        four = self.recipe.text_rows == INT4_ROWS
+        if rows.shape[2] == 0:
+            return rows.to(torch.uint8 if four else torch.int8), rows.new_zeros((), dtype=torch.float32)
+        return quantize_rows4(rows, (dim,)) if four else quantize_rows(rows, (dim,))
 
     def _kept(self, protected: Tensor) -> Tensor:
         if self.recipe.text_rows is None:
@@ -135,11 +145,23 @@ def quantize_probabilities(weights: Tensor, format: QType | None) -> Tensor:
     return torch.where(codes >= format.qmax, 0.0, largest * torch.exp2(codes * -step))
 
 
-def _packed(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Int8 codes of [B, h, R, d] and their fp32 scale along `dim`; R may be zero."""
-    if rows.shape[2] == 0:
-        return rows.to(torch.int8), rows.new_zeros((), dtype=torch.float32)
-    return quantize_rows(rows, (dim,))
+def quantize_rows4(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Symmetric codes of x [..., d] in -7..7, two a byte [..., ceil(d / 2)], and fp32 scale max|x| / 7 over `dims`.
+
+    A byte holds code i + 8 in its low half and code i + d/2 in the high half. NaN and infinity land in the scale.
+    """
+    x = x.float()
+    scale = (x.abs().amax(dims, keepdim=True) / INT4_ROWS.qmax).clamp_min_(torch.finfo(torch.float32).tiny)
+    codes = F.pad((x / scale).round_().add_(8), (0, x.shape[-1] % 2), value=8).to(torch.uint8)
+    low, high = codes.chunk(2, -1)
+    return low | high << 4, scale
+
+
+def unpacked(codes: Tensor, width: int) -> Tensor:
+    """int8 codes [..., width] of rows at eight bits, which are that already, or at four."""
+    if codes.dtype == torch.int8:
+        return codes
+    return torch.cat([codes & 15, codes >> 4], -1)[..., :width].to(torch.int8).sub_(8)
 
 
 def _rows(tensor: Tensor, order: Tensor, blank: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""Which rows of a text get most of the cross-attention, measured by running the prompt at full precision.
+
+It is a control: if keeping any well-attended rows exact does what keeping the trigger's does, the trigger is not why.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from personalq.backend.compare import generate
+from personalq.backend.engine import Engine, Session
+from personalq.backend.variants import Variant
+from personalq.diffusion.attention import FullKV, FullPrecision
+from personalq.diffusion.text import TextEmbeddings, encode
+from personalq.records import Job
+
+STEPS = 8
+"""Steps of the run that is measured, from seed 0 whatever the job's: the rows belong to the prompt."""
+
+
+class MassMeter(FullPrecision):
+    """Attention at full precision that adds up the probability of every text row, of the conditional sample."""
+
+    def __init__(self) -> None:
+        self.mass: Tensor | None = None
+        """fp32 [L], summed over layers, heads, image tokens and steps."""
+
+    def attend(self, query: Tensor, kv: FullKV) -> Tensor:
+        """Scaled dot-product attention."""
+        logits = query[-1].float() @ kv.key[-1].float().mT * query.shape[-1] ** -0.5
+        mass = logits.softmax(-1).sum((0, 1))
+        self.mass = mass if self.mass is None else self.mass + mass
+        return super().attend(query, kv)
+
+
+class TopMass:
+    """A variant's `mask`: as many rows as the trigger has, the ones that the prompt attends to most."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Tensor] = {}
+
+    def __call__(self, session: Session, text: TextEmbeddings, job: Job) -> Tensor:
+        """[B, L] bool, the unconditional row all false; start, end and padding rows may be among the others.
+
+        The reference is read once more for each new prompt and let go before the rows are returned.
+        """
+        rows = encode(session.pipe, job.prompt, job.negative, job.spans, ("trigger",)).protected
+        mass = self._mass(session, job).to(rows.device)
+        mask = torch.zeros_like(rows)
+        mask[-1, mass.topk(int(rows[-1].sum())).indices] = True
+        return mask
+
+    def _mass(self, session: Session, job: Job) -> Tensor:
+        base = str(session.pipe.config["_name_or_path"])
+        key = (base, job.prompt, job.negative, job.guidance, job.checkpoints)
+        if key not in self._known:
+            meter = MassMeter()
+            engine = Engine(base, str(session.device), session.pipe.text_encoder.dtype, {"mass": _reading(meter)})
+            run = replace(job, seed=0, count=1, steps=min(job.steps, STEPS))
+            with closing(engine), closing(generate(engine, run, "mass", previews=False)) as frames:
+                for _ in frames:
+                    pass
+            assert meter.mass is not None  # every denoiser that takes this attention attends to its text
+            self._known[key] = meter.mass.cpu()
+        return self._known[key]
+
+
+def _reading(meter: MassMeter) -> Variant:
+    return Variant("mass", None, meter)
