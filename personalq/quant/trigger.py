@@ -32,7 +32,7 @@ class TextKV:
     """Protected rows, in the type they were projected in, [B, h, M, d]."""
     value: Tensor
     key_codes: Tensor
-    """The other rows, K = codes * scale: int8 [B, h, R, d], or two codes of four bits a byte, uint8 [B, h, R, d / 2]."""
+    """The other rows, K = codes * scale: int8 [B, h, R, d], or two codes of four bits a byte, uint8 [B, h, R, d/2]."""
     key_scale: Tensor
     """fp32 [B, h, R, 1]: one scale a row, so that it could leave the product with the query as a factor."""
     value_codes: Tensor
