@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
 from personalq.quant.formats import INT4, INT8, NF4
-from personalq.quant.layers import QConv2d, QLinear, nf4_linear
+from personalq.quant.layers import PackedWeight, QConv2d, QLinear, nf4_linear
+from personalq.quant.nf4 import nf4_from_packed
+from personalq.quant.segment import WHOLE, Segments
+from personalq.quant.state import expected_tensors
 from personalq.records import QType, Recipe, Rule
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 NORM_REASON = "normalisation: a few numbers per channel"
-TABLE_REASON = "embedding table: looked up, never multiplied"
+TABLE_REASON = "table: looked up or added, never multiplied"
 NF4_REASON = "bitsandbytes stores linear layers only"
 BUILT = (INT8, INT4, NF4)
+
+Materialize: TypeAlias = Callable[[str, nn.Module], None]
+"""Gives the module of a dotted name its own parameters and buffers, in place; its children are not touched."""
+
+PackedState: TypeAlias = Mapping[str, Tensor]
+"""All tensors of one packed layer by name, `codes` and `scale` first; the layer's own bias where it has no "bias"."""
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with layers done, layers in all and the name of the next one."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +68,142 @@ class Report:
         return packed / max(1, sum(layer.parameters for layer in self.layers))
 
 
-def quantize_unet(unet: nn.Module, recipe: Recipe) -> Report:
+@dataclass(frozen=True)
+class Decision:
+    """What is to become of one module that holds tensors; `rule` None is a kind that no rule is asked about."""
+
+    names: tuple[str, ...]
+    """All names it has in the model, the first of which names it everywhere else."""
+    rule: Rule | None
+    format: QType | None
+    """None keeps it in full precision, and then `reason` says why."""
+    reason: str = ""
+    segments: Segments = WHOLE
+
+
+def quantize_unet(
+    unet: nn.Module,
+    recipe: Recipe,
+    materialize: Materialize | None = None,
+    calibrated: Mapping[str, PackedState] | None = None,
+    segments: Mapping[str, Segments] | None = None,
+    smoothing: Mapping[str, Tensor] | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
     """Quantise a denoiser in place, layer by layer, freeing each float layer as its packed one takes its place.
 
+    With `materialize` the denoiser may be on the meta device: each float layer then exists only while it is packed.
+    A layer that `calibrated` names takes its packed tensors from there. `segments` and `smoothing`, by layer, are
+    used as far as the rules ask for them (`PackedWeight.from_float`).
+
     The model is frozen: packed weights have no gradient. Adapters are loaded afterwards and stay 16-bit branches.
-    Raises QuantizationError, naming the layer, for NaN or infinite weights, layers with no packed counterpart,
-    formats not built, and models that are quantised or carry adapters already. Layers before the failing one are
-    then packed: load the model again.
+    Raises QuantizationError, naming the layer. Before anything is changed: for layers with no rule or no packed
+    counterpart, formats not built, names that are no layer's, and models that are quantised or carry adapters. Later,
+    with the larger layers packed already (load the model again): for NaN or infinite weights.
     """
     _check_formats(recipe)
+    segments, calibrated, smoothing = segments or {}, calibrated or {}, smoothing or {}
+    decisions = decide(unet, recipe, segments)
+    known = {item.names[0]: item.format for item in decisions}
+    packed = {name for name, format in known.items() if format is not None}
+    if strangers := (segments.keys() - known.keys()) | ((calibrated.keys() | smoothing.keys()) - packed):
+        raise QuantizationError(f"{min(strangers)} is no layer that {recipe.name} packs: calibrate for this recipe.")
+    if twice := smoothing.keys() & calibrated.keys():
+        raise QuantizationError(f"{min(twice)} is calibrated already: smooth a layer before it is calibrated.")
+    return pack_layers(unet, recipe.name, decisions, materialize, calibrated, smoothing, on_progress)
+
+
+def decide(unet: nn.Module, recipe: Recipe, segments: Mapping[str, Segments]) -> list[Decision]:
+    """What the recipe makes of each module that holds tensors, in the model's order. Raises as `quantize_unet` does."""
+    decisions = []
+    for names in layer_names(unet):
+        layer, name = unet.get_submodule(names[0]), names[0]
+        with _naming(name):
+            rule = None if kept_always(layer) else rule_for(name, recipe)
+            decisions.append(decision(layer, names, rule, segments.get(name, WHOLE)))
+    return decisions
+
+
+def decision(layer: nn.Module, names: tuple[str, ...], rule: Rule | None, segments: Segments = WHOLE) -> Decision:
+    """What becomes of a layer under a rule. Raises QuantizationError where the rule has no counterpart for it."""
+    if isinstance(layer, PackedWeight) or hasattr(layer, "quant_state"):
+        raise QuantizationError("This layer is quantised already: load the model again to change its recipe.")
+    if rule is None or rule.weight is None:
+        return Decision(names, rule, None, rule.reason if rule else kept_always(layer), segments)
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise QuantizationError(
+            f"{type(layer).__name__} has no packed counterpart: add a rule that keeps it in 16 bits."
+        )
+    if rule.weight == NF4 and not isinstance(layer, nn.Linear):
+        return Decision(names, rule, None, NF4_REASON, segments)
+    if rule.weight != NF4:
+        expected_tensors(layer, rule, segments)  # raises where there is no counterpart
+    return Decision(names, rule, rule.weight, "", segments)
+
+
+def pack_layers(
+    unet: nn.Module,
+    recipe: str,
+    decisions: Sequence[Decision],
+    materialize: Materialize | None = None,
+    calibrated: Mapping[str, PackedState] | None = None,
+    smoothing: Mapping[str, Tensor] | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Carry decisions out in place, the largest layer first: what packing needs beside it is then not the peak.
+
+    Raises QuantizationError as `quantize_unet` does.
+    """
+    calibrated, smoothing = calibrated or {}, smoothing or {}
     unet.requires_grad_(False)
-    reports = []
-    for names in _layers(unet):
-        layer = unet.get_submodule(names[0])
-        try:
-            packed, report = _quantize(layer, names[0], recipe)
-        except QuantizationError as error:
-            raise QuantizationError(f"{names[0]}: {error}") from error
-        for name in names if packed is not layer else ():
-            parent, _, leaf = name.rpartition(".")
-            setattr(unet.get_submodule(parent), leaf, packed)
-        reports.append(report)
-    return Report(recipe.name, tuple(reports), stored_bytes(unet), sum(report.fp16_bytes for report in reports))
+    reports: dict[str, LayerReport] = {}
+    largest_first = sorted(decisions, key=lambda item: -_parameters(unet.get_submodule(item.names[0])))
+    for done, item in enumerate(largest_first):
+        name = item.names[0]
+        if on_progress:
+            on_progress(done, len(decisions), name)
+        with _naming(name):
+            state, factors = calibrated.get(name), smoothing.get(name)
+            reports[name] = _carry_out(unet, item, materialize, state, factors)
+    if on_progress:
+        on_progress(len(decisions), len(decisions), "")
+    layers = tuple(reports[item.names[0]] for item in decisions)
+    return Report(recipe, layers, stored_bytes(unet), sum(layer.fp16_bytes for layer in layers))
+
+
+def _carry_out(
+    unet: nn.Module, item: Decision, materialize: Materialize | None, state: PackedState | None, factors: Tensor | None
+) -> LayerReport:
+    """Replace one layer under all its names. Nothing here outlives the call but what takes its place."""
+    layer = unet.get_submodule(item.names[0])
+    parameters, kind = _parameters(layer), type(layer).__name__
+    if materialize and (state is None or ("bias" not in state and getattr(layer, "bias", None) is not None)):
+        materialize(item.names[0], layer)
+    if state is None and any(tensor.is_meta for tensor in own_tensors(layer).values()):
+        raise QuantizationError("Its weights are not there: pass the function that reads them.")
+    if item.format is None:
+        held = sum(tensor.nbytes for tensor in own_tensors(layer).values())
+        return LayerReport(item.names[0], kind, None, parameters, held, 2 * parameters, item.reason)
+    bias = getattr(layer, "bias", None)
+    if state is not None and bias is not None:
+        state = {"bias": bias.detach(), **state}
+    packed = _packed(layer, item, state, factors)
+    for name in item.names:
+        parent, _, leaf = name.rpartition(".")
+        setattr(unet.get_submodule(parent), leaf, packed)
+    return LayerReport(item.names[0], kind, item.format, parameters, stored_bytes(packed), 2 * parameters)
+
+
+def _packed(layer: nn.Module, item: Decision, state: PackedState | None, factors: Tensor | None) -> nn.Module:
+    """The packed counterpart of a layer, from its weights or from a state that was made before."""
+    rule = item.rule
+    assert rule is not None and isinstance(layer, nn.Linear | nn.Conv2d)
+    if isinstance(layer, nn.Linear) and rule.weight == NF4:
+        return nf4_linear(layer) if state is None else nf4_from_packed(layer, state)
+    kind: type[QLinear | QConv2d] = QLinear if isinstance(layer, nn.Linear) else QConv2d
+    if state is not None:
+        return kind.from_packed(layer, rule, state, item.segments)
+    return kind.from_float(layer, rule, item.segments, factors)
 
 
 def stored_bytes(module: nn.Module) -> int:
@@ -99,18 +227,36 @@ def _statistics(state: object) -> Iterator[Tensor]:
         yield from _statistics(nested)
 
 
-def _layers(unet: nn.Module) -> list[list[str]]:
+def layer_names(unet: nn.Module) -> list[tuple[str, ...]]:
     """Names of the modules that hold tensors themselves; a module under several names is listed once, with all.
 
-    Names and not modules, so that nothing here keeps a float layer alive.
+    Names and not modules, so that nothing here keeps a float layer alive. Raises QuantizationError for adapters.
     """
     names: dict[int, list[str]] = {}
     for name, module in unet.named_modules(remove_duplicate=False):
         if hasattr(module, "base_layer"):
             raise QuantizationError(f"{name}: an adapter is loaded. Unload it, quantise, and load it again.")
-        if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        if own_tensors(module):
             names.setdefault(id(module), []).append(name)
-    return list(names.values())
+    return [tuple(each) for each in names.values()]
+
+
+def kept_always(layer: nn.Module) -> str:
+    """Why a layer of its kind is kept in full precision under any recipe; empty where the recipe decides."""
+    parameters = list(layer.parameters(recurse=False))
+    if isinstance(layer, nn.Embedding) or not parameters:
+        return TABLE_REASON
+    vectors = all(parameter.ndim < 2 for parameter in parameters)
+    return NORM_REASON if vectors or isinstance(layer, NORMS) else ""
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that a module holds itself, by their own names."""
+    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+
+
+def _parameters(layer: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in layer.parameters(recurse=False))
 
 
 def _check_formats(recipe: Recipe) -> None:
@@ -120,39 +266,18 @@ def _check_formats(recipe: Recipe) -> None:
             raise QuantizationError(f"Weights in {rule.weight.name} are not built: choose one of {built}.")
 
 
-def _rule(name: str, recipe: Recipe) -> Rule:
+def rule_for(name: str, recipe: Recipe) -> Rule:
+    """The first rule whose pattern matches the name. Raises QuantizationError when there is none."""
     for rule in recipe.rules:
         if re.search(rule.pattern, name):
             return rule
     raise QuantizationError(f"No rule of {recipe.name} covers this layer: end the recipe with a rule for '.*'.")
 
 
-def _quantize(layer: nn.Module, name: str, recipe: Recipe) -> tuple[nn.Module, LayerReport]:
-    """The layer that takes this one's place, perhaps itself, and its line of the report."""
-    parameters = sum(tensor.numel() for tensor in layer.parameters(recurse=False))
-    packed, format, reason = _choose(layer, name, recipe)
-    if format is None:
-        bytes_held = sum(t.nbytes for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
-    else:
-        bytes_held = stored_bytes(packed)
-    kind = type(layer).__name__
-    return packed, LayerReport(name, kind, format, parameters, bytes_held, 2 * parameters, reason)
-
-
-def _choose(layer: nn.Module, name: str, recipe: Recipe) -> tuple[nn.Module, QType | None, str]:
-    if isinstance(layer, NORMS):
-        return layer, None, NORM_REASON
-    if isinstance(layer, nn.Embedding):
-        return layer, None, TABLE_REASON
-    if isinstance(layer, QLinear | QConv2d) or hasattr(layer, "quant_state"):
-        raise QuantizationError("This layer is quantised already: load the model again to change its recipe.")
-    rule = _rule(name, recipe)
-    if rule.weight is None:
-        return layer, None, rule.reason
-    if isinstance(layer, nn.Linear):
-        return (nf4_linear(layer) if rule.weight == NF4 else QLinear.from_float(layer, rule)), rule.weight, ""
-    if isinstance(layer, nn.Conv2d):
-        if rule.weight == NF4:
-            return layer, None, NF4_REASON
-        return QConv2d.from_float(layer, rule), rule.weight, ""
-    raise QuantizationError(f"{type(layer).__name__} has no packed counterpart: add a rule that keeps it in 16 bits.")
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Put the layer's name in front of what goes wrong with it."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"{layer}: {error}") from error

@@ -14,7 +14,7 @@ from personalq.errors import QuantizationError
 from personalq.quant import ops
 from personalq.quant.activation import Asymmetric, activation_for
 from personalq.quant.formats import INT4, INT8
-from personalq.quant.pack import Int8Weight, fitting_group, pack_int4, pack_int8, unpack_int4
+from personalq.quant.pack import Int4Weight, Int8Weight, fitting_group, pack_int4, pack_int8, unpack_int4
 from personalq.quant.segment import WHOLE, Segments
 from personalq.records import Rule
 
@@ -70,11 +70,16 @@ def pack(layer: Layer, rule: Rule, segments: Segments = WHOLE, smoothing: Tensor
     if parts:
         tensors["widths"] = torch.tensor(parts, dtype=torch.int32, device=rows.device)
     if isinstance(activation_for(rule, segments.after is not None), Asymmetric):
-        codes = packed.codes if isinstance(packed, Int8Weight) else unpack_int4(packed, rows.shape[1])
-        taps = layer.weight.shape[2:].numel()
-        each = torch.split(codes, [taps * part for part in parts] or codes.shape[1], 1)
-        tensors["sums"] = torch.stack([part.sum(1, dtype=torch.int32) for part in each], 1)
+        tensors["sums"] = code_sums(packed, layer, rule, segments)
     return tensors
+
+
+def code_sums(packed: Int8Weight | Int4Weight, layer: Layer, rule: Rule, segments: Segments) -> Tensor:
+    """int32 [O, segments]: what the rows of the int8 values add up to in each input segment."""
+    taps, inputs = layer.weight.shape[2:].numel(), layer.weight.shape[1:].numel()
+    codes = packed.codes if isinstance(packed, Int8Weight) else unpack_int4(packed, inputs)
+    each = torch.split(codes, [taps * part for part in input_parts(layer, rule, segments)] or inputs, 1)
+    return torch.stack([part.sum(1, dtype=torch.int32) for part in each], 1)
 
 
 def expected_tensors(layer: Layer, rule: Rule, segments: Segments = WHOLE) -> Expected:
