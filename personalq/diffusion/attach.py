@@ -40,12 +40,18 @@ class Attached:
     vocabularies: tuple[Vocabulary, ...]
 
 
-def attach(pipe: Pipeline, checkpoints: Sequence[tuple[Checkpoint, float]], slots: Slots | None = None) -> Attached:
+def attach(
+    pipe: Pipeline,
+    checkpoints: Sequence[tuple[Checkpoint, float]],
+    slots: Slots | None = None,
+    merged: bool = False,
+) -> Attached:
     """Put LoRAs and textual inversions on, each LoRA at its weight; all together on one base.
 
     With `slots` of the caller's, LoRAs stay in memory after they are taken off, and a file that has not changed is not
-    read again. Raises IncompatibleCheckpointError for weights that do not fit this base, wholly or in part, and
-    ModelError for files that are damaged or not safetensors, or kinds that cannot be attached. The base is then as it
+    read again. `merged` says that the denoiser has the LoRAs in its weights already: then only the text encoders get
+    them here. Raises IncompatibleCheckpointError for weights that do not fit this base, wholly or in part, and
+    ModelError for files that are damaged or not safetensors, or kinds that cannot be attached; the base is then as it
     was.
     """
     loras = [(c, weight) for c, weight in checkpoints if c.kind == "lora"]
@@ -56,7 +62,7 @@ def attach(pipe: Pipeline, checkpoints: Sequence[tuple[Checkpoint, float]], slot
     attached = Attached(Slots(0) if slots is None else slots, slots is not None, vocabularies)
     try:
         if loras:
-            select_loras(pipe, loras, attached.slots)
+            select_loras(pipe, loras, attached.slots, merged)
         for checkpoint in inversions:
             load_inversion(pipe, checkpoint)
     except ModelError:
@@ -79,12 +85,14 @@ def detach(pipe: Pipeline, attached: Attached) -> None:
         encoder.config.vocab_size = len(before.table)
 
 
-def select_loras(pipe: Pipeline, loras: Sequence[tuple[Checkpoint, float]], slots: Slots) -> None:
+def select_loras(pipe: Pipeline, loras: Sequence[tuple[Checkpoint, float]], slots: Slots, merged: bool = False) -> None:
     """Select these LoRAs and no others, reading the files that `slots` does not hold yet. Raises as `attach` does."""
     slots.bind({part: getattr(pipe, part) for part in parts(pipe)})
-    keys = [identity(checkpoint) for checkpoint, _ in loras]
+    keys = [(*identity(checkpoint), merged) for checkpoint, _ in loras]
     for key, (checkpoint, _) in zip(keys, loras, strict=True):
         branches = None if key in slots else read_lora(pipe, checkpoint)
+        if branches and merged:
+            branches = {name: branch for name, branch in branches.items() if name.startswith("text_encoder")}
         try:
             if branches is None:
                 slots.place(key)

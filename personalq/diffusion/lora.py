@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,15 @@ def read_lora(pipe: Any, checkpoint: Checkpoint) -> dict[str, Branch]:
     path = weights_file(checkpoint)
     state = tensors(path, checkpoint)
     strange = [key for key in state if not PAIR.search(key) and not key.endswith(".alpha")]
-    wanted = sum(match[1] in ("A", "down") for key in state if (match := PAIR.search(key)))
+    wanted = Counter(PAIR.sub("", key) for key in state if PAIR.search(key))
     if strange or not wanted:
         raise IncompatibleCheckpointError(
             f"{called(checkpoint)} is not a plain LoRA: {(strange or ['nothing'])[0]!r} in it cannot be applied to "
             f"{base_name(pipe)}. Save it as a LoRA of down and up matrices."
         )
+    for layer, matrices in wanted.items():
+        if matrices != 2:
+            raise ModelError(f"{called(checkpoint)} is damaged: {layer} has half a pair of matrices. Fetch it anew.")
     if any(key.startswith("base_model.model.") for key in state):
         denoiser = parts(pipe)[0]
         settings = _settings_beside(path, denoiser, checkpoint)
@@ -117,8 +121,8 @@ def read_lora(pipe: Any, checkpoint: Checkpoint) -> dict[str, Branch]:
     except FOREIGN as error:
         raise unfit(pipe, checkpoint, f"{short(error)}.") from error
     branches = _paired(named, settings, checkpoint)
-    if len(branches) < wanted:
-        raise unfit(pipe, checkpoint, f"{len(branches)} of its {wanted} LoRA layers found a place.")
+    if len(branches) < len(wanted):
+        raise unfit(pipe, checkpoint, f"{len(branches)} of its {len(wanted)} LoRA layers found a place.")
     return branches
 
 
@@ -200,17 +204,15 @@ def _paired(named: Mapping[str, Tensor], settings: Mapping[str, Any], checkpoint
 def _scale(settings: Mapping[str, Any], name: str, rank: int, checkpoint: Checkpoint) -> float:
     """alpha / r of one layer by PEFT's settings, or alpha / sqrt(r) where they ask for it; 1 without settings."""
     part, _, layer = name.partition(".")
-    alpha = settings.get(f"{part}.lora_alpha", rank)
-    for pattern, own in (settings.get(f"{part}.alpha_pattern") or {}).items():
-        if not PLAIN.fullmatch(pattern):
-            raise ModelError(f"{called(checkpoint)} sets alpha by the pattern {pattern!r}; only layer names are read.")
+    alpha, patterns = settings.get(f"{part}.lora_alpha", rank), settings.get(f"{part}.alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(PLAIN.fullmatch(pattern) for pattern in patterns):
+        raise ModelError(f"{called(checkpoint)} sets alpha by {patterns!r:.80}; only names of layers are followed.")
+    for pattern, own in patterns.items():
         if f".{layer}".endswith("." + pattern.removeprefix("^")):
             alpha = own
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise ModelError(
-            f"{called(checkpoint)} gives {alpha!r} as its alpha, which is no number. Correct its settings."
-        )
+        raise ModelError(f"{called(checkpoint)} gives {alpha!r:.80} as its alpha: correct its settings to a number.")
     return alpha / (math.sqrt(rank) if settings.get(f"{part}.use_rslora") else rank)
 
 

@@ -1,5 +1,7 @@
 """Checkpoints on a base: they change the picture, they leave no trace, and what does not fit is refused."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from tiny_pipelines import WIDTH, frozen_tensors, kohya, lora, lora_state
 
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.load import Pipeline, load_base
+from personalq.diffusion.lora import tensors
+from personalq.diffusion.slots import Slots
 from personalq.errors import IncompatibleCheckpointError, ModelError
 from personalq.records import Checkpoint
 
@@ -203,3 +207,187 @@ def test_sdxl_textual_inversion_fills_both_encoders(tiny_sdxl_folder: Path, tmp_
         assert torch.equal(encoder.get_input_embeddings().weight[at], state[key])
     detach(big, attached)
     assert "<xl>" not in big.tokenizer_2.get_vocab()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read from here on."""
+    seen: list[str] = []
+
+    def reading(path: Path, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+        seen.append(path.name)
+        return tensors(path, checkpoint)
+
+    monkeypatch.setattr("personalq.diffusion.lora.tensors", reading)
+    return seen
+
+
+def test_kept_loras_are_not_read_again_until_their_file_changes(
+    pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, slots, base, pictures = counted(monkeypatch), Slots(), predict(pipe), []
+    one = lora(tmp_path / "one.safetensors", lora_state(tiny_sd_folder, seed=3, text=True))
+    two = lora(tmp_path / "two.safetensors", lora_state(tiny_sd_folder, seed=4))
+    for chosen in ([(one, 1.0)], [(two, 0.5)], [(one, 1.0)], [(one, 1.0), (two, 0.5)], [(two, 0.5), (one, 1.0)]):
+        attached = attach(pipe, chosen, slots)
+        pictures.append(predict(pipe))
+        detach(pipe, attached)
+        assert torch.equal(predict(pipe), base)
+    assert seen == ["one.safetensors", "two.safetensors"]
+    assert torch.equal(pictures[0], pictures[2]) and torch.allclose(pictures[3], pictures[4], atol=1e-5)
+    lora(tmp_path / "one.safetensors", lora_state(tiny_sd_folder, seed=5, text=True))
+    attached = attach(pipe, [(one, 1.0)], slots)
+    assert not torch.allclose(predict(pipe), pictures[0], atol=1e-3)
+    detach(pipe, attached)
+    assert seen[2:] == ["one.safetensors"]
+    slots.release()
+
+
+def test_merged_loras_are_put_on_the_text_encoder_alone(pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    record, slots = lora(tmp_path / "l.safetensors", lora_state(tiny_sd_folder, text=True)), Slots()
+    whole = attach(pipe, [(record, 1.0)], slots)
+    assert "lora_0" in dict(pipe.unet.named_buffers())
+    detach(pipe, whole)
+    attached = attach(pipe, [(record, 1.0)], slots, merged=True)
+    assert "lora_0" not in dict(pipe.unet.named_buffers()) and "lora_0" in dict(pipe.text_encoder.named_buffers())
+    detach(pipe, attached)
+    slots.release()
+
+
+def not_a_number(state: dict[str, torch.Tensor]) -> None:
+    next(iter(state.values()))[0, 0] = torch.nan
+
+
+def endless(state: dict[str, torch.Tensor]) -> None:
+    next(v for k, v in state.items() if "lora_B" in k)[0, 0] = torch.inf
+
+
+def without_rank(state: dict[str, torch.Tensor]) -> None:
+    name = next(key for key in state if "to_q.lora_A" in key)
+    state[name] = state[name][:0]
+    state[name.replace("_A", "_B")] = state[name.replace("_A", "_B")][:, :0].contiguous()
+
+
+def half_a_pair(state: dict[str, torch.Tensor]) -> None:
+    del state[next(key for key in state if "lora_B" in key)]
+
+
+def unequal_ranks(state: dict[str, torch.Tensor]) -> None:
+    name = next(key for key in state if "lora_B" in key)
+    state[name] = state[name][:, :-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (not_a_number, "NaN"), (endless, "infinite"), (without_rank, "rank 0"), (half_a_pair, "pair"),
+        (unequal_ranks, "pair"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("naming", ["peft", "kohya"])
+def test_damaged_loras_are_refused(
+    pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path, spoil: Callable[..., None], said: str, naming: str
+) -> None:
+    before, state = predict(pipe), lora_state(tiny_sd_folder)
+    spoil(state)
+    state = state if naming == "peft" else kohya(state, 1.0)
+    with pytest.raises(ModelError, match=rf"bad .*{said}"):
+        attach(pipe, [(lora(tmp_path / "bad.safetensors", state), 1.0)])
+    assert torch.equal(predict(pipe), before)
+
+
+def test_ranks_may_differ_from_layer_to_layer(pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    small, large = lora_state(tiny_sd_folder, 2, seed=8), lora_state(tiny_sd_folder, 6, seed=9)
+    layers = sorted({key.split(".lora_")[0] for key in small})
+    mixed = {k: (small if layers.index(k.split(".lora_")[0]) % 2 else large)[k] for k in small}
+    halves = [{k: v for k, v in mixed.items() if (v.shape["lora_B" in k] == 2) == low} for low in (True, False)]
+    attached = attach(pipe, [(lora(tmp_path / "mixed.safetensors", mixed), 1.0)])
+    got = predict(pipe)
+    detach(pipe, attached)
+    attached = attach(pipe, [(lora(tmp_path / f"{at}.safetensors", half), 1.0) for at, half in enumerate(halves)])
+    torch.testing.assert_close(got, predict(pipe), rtol=1e-4, atol=1e-4)
+    detach(pipe, attached)
+
+
+def scaled(pipe: Pipeline, state: dict[str, torch.Tensor], path: Path, scale: float) -> torch.Tensor:
+    """The prediction with every B of `state` multiplied."""
+    state = {key: value * scale if "lora_B" in key else value for key, value in state.items()}
+    attached = attach(pipe, [(lora(path, state), 1.0)])
+    got = predict(pipe)
+    detach(pipe, attached)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        ({"r": 4, "lora_alpha": 6}, 1.5),
+        ({"r": 4, "lora_alpha": 6, "use_rslora": True}, 3.0),
+        ({"r": 4, "lora_alpha": 99, "alpha_pattern": {"to_q": 6, "^mid_block.resnets.0.conv1": 6, "conv1": 6,
+                                                     "to_k": 6, "to_out.0": 6}}, 1.5),
+    ],
+)  # fmt: skip
+def test_settings_in_the_header_or_beside_the_file_scale_the_update(
+    pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path, settings: dict[str, object], scale: float
+) -> None:
+    state = lora_state(tiny_sd_folder, rank=4)
+    wanted = scaled(pipe, state, tmp_path / "plain.safetensors", scale)
+    header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+    within, beside = tmp_path / "within.safetensors", tmp_path / "beside" / "adapter_model.safetensors"
+    save_file(state, within, metadata=header)
+    beside.parent.mkdir()
+    save_file({key.replace("unet.", "base_model.model.", 1): value for key, value in state.items()}, beside)
+    (beside.parent / "adapter_config.json").write_text(json.dumps(settings))
+    for path in (within, beside):
+        attached = attach(pipe, [(Checkpoint(path.stem, files=(str(path),)), 1.0)])
+        torch.testing.assert_close(predict(pipe), wanted, rtol=1e-4, atol=1e-4)
+        detach(pipe, attached)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [b"{", b"[" * 100_000, b"[1]", b'{"lora_alpha": "9"}', b'{"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 2}}',
+     b'{"lora_alpha": NaN}', b'{"lora_alpha": 1, "alpha_pattern": [2]}'],
+)  # fmt: skip
+def test_settings_that_cannot_be_read_are_refused(
+    pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path, settings: bytes
+) -> None:
+    state = {k.replace("unet.", "base_model.model.", 1): v for k, v in lora_state(tiny_sd_folder, rank=4).items()}
+    (tmp_path / "adapter_config.json").write_bytes(settings)
+    with pytest.raises(ModelError, match="adapter_model"):
+        attach(pipe, [(lora(tmp_path / "adapter_model.safetensors", state), 1.0)])
+
+
+def test_diffusers_older_namings(pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    state = lora_state(tiny_sd_folder, text=True)
+    wanted = scaled(pipe, state, tmp_path / "peft.safetensors", 1.0)
+    older = {}
+    for key, value in state.items():
+        new = key.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up.")
+        for part in ("q", "k", "v"):
+            new = new.replace(f".to_{part}.lora.", f".processor.to_{part}_lora.")
+        new = new.replace(".to_out.0.lora.", ".processor.to_out_lora.")
+        if new.startswith("text_encoder."):
+            new = new.replace("text_encoder.", "text_encoder.text_model.").replace(".lora.", ".lora_linear_layer.")
+        older[new] = value
+    torch.testing.assert_close(scaled(pipe, older, tmp_path / "old.safetensors", 1.0), wanted)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_transformers_take_loras_as_diffusers_does(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    big = load_base(request.getfixturevalue(f"tiny_{family}_folder"), "cpu", torch.float32)
+    drawn, state = torch.Generator().manual_seed(0), {}
+    ends = ("to_q", "to_v", "add_k_proj", "to_out.0", "proj_out")
+    layers = {n: m for n, m in big.transformer.named_modules() if n.endswith(ends) and hasattr(m, "weight")}
+    for name, layer in layers.items():
+        out, into = layer.weight.shape
+        state[f"transformer.{name}.lora_A.weight"] = torch.randn(4, into, generator=drawn)
+        state[f"transformer.{name}.lora_B.weight"] = torch.randn(out, 4, generator=drawn)
+    attached = attach(big, [(lora(tmp_path / "l.safetensors", state), 0.5)])
+    xs = {name: torch.randn(2, 3, layer.in_features, generator=drawn) for name, layer in layers.items()}
+    got = {name: layer(xs[name]) for name, layer in layers.items()}
+    detach(big, attached)
+    big.load_lora_weights(str(tmp_path), weight_name="l.safetensors", adapter_name="l")
+    big.set_adapters(["l"], [0.5])
+    for name, x in xs.items():
+        torch.testing.assert_close(got[name], big.transformer.get_submodule(name)(x), rtol=1e-4, atol=1e-4)
+    assert len(layers) > 4
