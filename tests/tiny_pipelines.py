@@ -154,10 +154,10 @@ def sd3_transformer(**extra: object) -> SD3Transformer2DModel:
     ).eval()  # fmt: skip
 
 
-def flux_transformer(guidance: bool = True) -> FluxTransformer2DModel:
+def flux_transformer(guidance: bool = True, double: int = 2) -> FluxTransformer2DModel:
     """Two double and two single blocks."""
     return FluxTransformer2DModel(
-        in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=32, num_attention_heads=2,
+        in_channels=64, num_layers=double, num_single_layers=2, attention_head_dim=32, num_attention_heads=2,
         joint_attention_dim=WIDE, pooled_projection_dim=WIDTH, guidance_embeds=guidance, axes_dims_rope=(8, 12, 12),
     ).eval()  # fmt: skip
 
