@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -213,8 +213,17 @@ def stored_bytes(module: nn.Module) -> int:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     for tensor in (*module.parameters(), *module.buffers()):
-        yield tensor
+        yield from _inner(tensor)
         yield from _statistics(getattr(tensor, "quant_state", None))
+
+
+def _inner(tensor: Any) -> Iterator[Tensor]:
+    """The plain tensors that a tensor of a library's own class is made of; a plain one itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _inner(getattr(tensor, name))
 
 
 def _statistics(state: object) -> Iterator[Tensor]:

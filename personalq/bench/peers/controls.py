@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
-from personalq.backend.variants import Variant, variant_from
-from personalq.bench.peers.levels import LEVELS, Tag, recipe_at, tag_of
+from personalq.backend.variants import variant_from
+from personalq.bench.peers.levels import LEVELS, Peer, recipe_at, tag_of
 from personalq.bench.peers.top_mass import TopMass
 from personalq.quant.formats import LINEAR4, LINEAR8, LOG4, LOG8, NF4
 from personalq.quant.recipe import EDGES, GROUP, TEXT
@@ -29,13 +28,6 @@ KEPT: dict[str, tuple[Protected, ...]] = {
 TOP_MASS = "top-mass"
 QUANTISERS: dict[int, tuple[QType, ...]] = {8: (LINEAR4, LOG4, LOG8), 4: (LINEAR4, LINEAR8)}
 """By the bits of a level's own probabilities, the others that "rtn", "taq", "start" and "random" are run with too."""
-
-
-class Peer(NamedTuple):
-    """A row of the table."""
-
-    variant: Variant
-    tag: Tag
 
 
 def controls() -> Iterator[Peer]:

@@ -18,9 +18,11 @@ rounded and then multiplied in fp32. Self-attention is computed in 16 bits every
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from personalq.backend.variants import Variant
 from personalq.quant.formats import INT4, INT4_ACT, INT4_ROWS, INT8, LINEAR8, LOG4
 from personalq.quant.recipe import EDGES, GROUP, TEXT
 from personalq.records import Protected, QType, Recipe, Rule
@@ -89,6 +91,15 @@ class Tag:
     def real(self) -> bool:
         """Whether all is stored and computed at the bits named, so that its bytes and its time mean something."""
         return not self.simulated
+
+
+class Peer(NamedTuple):
+    """A row of the table."""
+
+    variant: Variant
+    tag: Tag
+    missing: Callable[[], str] = str
+    """Why the row cannot be run here; empty where it can."""
 
 
 def tag_of(recipe: Recipe, level: str, also: str = "") -> Tag:
