@@ -13,7 +13,6 @@ from PIL.Image import Image
 
 from personalq.backend.engine import Engine
 from personalq.backend.memory import Meter
-from personalq.diffusion.attention import prompt_attention
 from personalq.diffusion.generate import denoise, initial_noise
 from personalq.diffusion.load import denoiser
 from personalq.diffusion.text import encode
@@ -37,7 +36,7 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
     """The frames of one job; each finished picture's frame carries the memory it took, measured.
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
-    Keys and values of the prompt are computed once for all of them. `previews` shows every third step.
+    A UNet's keys and values of the prompt are computed once for all of them. `previews` shows every third step.
     Without a trigger or style among the spans the start token takes their place among the protected rows.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
@@ -49,7 +48,7 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
         text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
         if variant.mask:
             text = replace(text, protected=variant.mask(session, text, job))
-        with prompt_attention(denoiser(pipe), variant.text, text.rows(job.guidance > 1).protected) as cache:
+        with variant.attention(denoiser(pipe), text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from personalq.diffusion.attention import FullPrecision, TextAttention
+from personalq.diffusion.attention import FullPrecision, PromptCache, TextAttention, prompt_attention
+from personalq.diffusion.joint import FullJoint, Joint, JointText, joint_attention
 from personalq.diffusion.text import TextEmbeddings
 from personalq.errors import QuantizationError
 from personalq.quant.apply import Report, quantize_unet
+from personalq.quant.joint import TriggerAwareJoint
 from personalq.quant.recipe import RECIPES
 from personalq.quant.trigger import TriggerAware
 from personalq.records import Job, Protected, Recipe
@@ -31,15 +35,39 @@ class Variant:
     text: TextAttention[Any]
     protect: tuple[Protected, ...] = ()
     mask: Callable[[Session, TextEmbeddings, Job], Tensor] | None = None
-    """Chooses the protected rows itself, [2, L] bool; None follows `protect`."""
+    """Chooses the protected rows itself, a mask of the shape of the text's own; None follows `protect`."""
+    joint: JointText[Any] | None = None
+    """Attends to picture and text together, in SD3 and FLUX; None is not built for those."""
+
+    def attention(
+        self, denoiser: nn.Module, protected: Tensor
+    ) -> AbstractContextManager[PromptCache[Any] | Joint[Any]]:
+        """Let a denoiser attend to one prompt as this variant does, until the context is left.
+
+        `protected` [B, L] bool has the batch of the denoising steps. Raises QuantizationError when the variant is not
+        built for the denoiser's kind.
+        """
+        if isinstance(denoiser, UNet2DConditionModel):
+            return prompt_attention(denoiser, self.text, protected)
+        if self.joint is None:
+            raise QuantizationError(
+                f"{self.name} is not built for SD3 and FLUX: choose another, or an SD or SDXL base."
+            )
+        return joint_attention(denoiser, self.joint, protected)
 
 
 def variant_from(recipe: Recipe) -> Variant:
     """The variant that a recipe describes. Raises QuantizationError for formats that are not built."""
-    return Variant(recipe.name, partial(quantize_unet, recipe=recipe), TriggerAware(recipe), recipe.protect)
+    return Variant(
+        recipe.name,
+        partial(quantize_unet, recipe=recipe),
+        TriggerAware(recipe),
+        recipe.protect,
+        joint=TriggerAwareJoint(recipe),
+    )
 
 
-REFERENCE = Variant("reference", None, FullPrecision())
+REFERENCE = Variant("reference", None, FullPrecision(), joint=FullJoint())
 VARIANTS: dict[str, Variant] = {REFERENCE.name: REFERENCE} | {n: variant_from(r) for n, r in RECIPES.items()}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from personalq.errors import QuantizationError
 from personalq.quant.formats import INT4, INT8, LINEAR8, NF4
+from personalq.quant.rules_joint import EDGES_JOINT, joint_rules
 from personalq.records import Protected, QType, Recipe, Rule
 
 GROUP = 64
@@ -25,7 +26,8 @@ every recipe of ours alike, and are counted so (2.2 % of SD1.5's parameters, 13.
 
 def _integer(name: str, weight: QType, group: int | None, *protect: Protected) -> Recipe:
     everything = Rule(r".*", weight, activation=INT8, group=group)
-    return Recipe(name, (EDGES, TEXT, everything), text_rows=INT8, probabilities=LINEAR8, protect=protect)
+    rules = (*joint_rules(everything), EDGES, TEXT, everything)
+    return Recipe(name, rules, text_rows=INT8, probabilities=LINEAR8, protect=protect)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -35,7 +37,7 @@ RECIPES: dict[str, Recipe] = {
         _integer("taq-w4a8", INT4, GROUP, "trigger"),
         _integer("rtn-w8a8", INT8, None),
         _integer("rtn-w4a8", INT4, GROUP),
-        Recipe("nf4", (EDGES, Rule(r".*", NF4, group=GROUP))),
+        Recipe("nf4", (EDGES_JOINT, EDGES, Rule(r".*", NF4, group=GROUP))),
     )
 }
 """`rtn` is plain round-to-nearest at the same bits with nothing protected; `nf4` is bitsandbytes on linears."""
