@@ -7,18 +7,15 @@ It knows no number formats, and neither clocks nor memory.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
+from personalq.diffusion.lazy import Materialize, empty_denoiser
 from personalq.errors import BenchError
-
-Materialize = Callable[[str, nn.Module], None]
-"""Gives the module of a dotted name its own tensors, in place; its children are not touched."""
 
 _UNET = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2}
 _SD3 = {
@@ -62,6 +59,16 @@ class Shape:
     """Text tokens."""
     batch: int = 2
     """2 under classifier-free guidance, 1 for models that take the guidance as an input."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether the text's keys and values stay the same through the steps: in UNets, not in joint attention."""
+        return self.model == "UNet2DConditionModel"
+
+    @property
+    def tiny(self) -> str:
+        """The tiny shape of the same class."""
+        return next(name for name, shape in SHAPES.items() if name.startswith("tiny") and shape.model == self.model)
 
     @property
     def multiple(self) -> int:
@@ -178,12 +185,10 @@ def shape_named(name: str) -> Shape:
         raise BenchError(f"No architecture is called {name!r}: choose one of {', '.join(SHAPES)}.") from None
 
 
-def skeleton(shape: Shape, dtype: torch.dtype) -> nn.Module:
-    """The whole model on the meta device: every layer and shape, no memory. Its floating tensors are of `dtype`."""
-    with torch.device("meta"):
-        model: nn.Module = getattr(diffusers, shape.model)(**shape.config)
-    nn.Module.to(model, dtype)  # the method of diffusers warns of layers kept in float32, even where there are none
-    return model.eval().requires_grad_(False)
+def skeleton(shape: Shape, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The whole model on the meta device: every layer and shape, no memory."""
+    model: nn.Module = empty_denoiser({"_class_name": shape.model, **shape.config}, device, dtype)
+    return model.requires_grad_(False)
 
 
 def filling(device: torch.device, seed: int = 0) -> Materialize:
@@ -196,30 +201,16 @@ def filling(device: torch.device, seed: int = 0) -> Materialize:
     def materialize(name: str, module: nn.Module) -> None:
         drawn = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         for key, parameter in module.named_parameters(recurse=False):
-            fresh = _place(parameter, device)
+            fresh = torch.empty_like(parameter, device=device)
             if key == "weight" and fresh.ndim == 1:
                 fresh.fill_(1)
             else:
                 fresh.normal_(0, fresh[0].numel() ** -0.5 if key == "weight" else 0.02, generator=drawn)
             setattr(module, key, nn.Parameter(fresh, requires_grad=False))
         for key, buffer in module.named_buffers(recurse=False):
-            setattr(module, key, _place(buffer, device).uniform_(-1, 1, generator=drawn))
+            setattr(module, key, torch.empty_like(buffer, device=device).uniform_(-1, 1, generator=drawn))
 
     return materialize
-
-
-def _place(tensor: Tensor, device: torch.device) -> Tensor:
-    """Memory for a tensor of the skeleton; convolution kernels channels-last on the CPU, as the product keeps them."""
-    if tensor.ndim == 4 and device.type == "cpu":
-        return torch.empty_like(tensor, device=device, memory_format=torch.channels_last)
-    return torch.empty_like(tensor, device=device)
-
-
-def fill(model: nn.Module, materialize: Materialize) -> nn.Module:
-    """The skeleton with all of its layers filled."""
-    for name, module in model.named_modules():
-        materialize(name, module)
-    return model
 
 
 # --- what one step is given --------------------------------------------------------------------
