@@ -151,4 +151,4 @@ def factor_rows(smoothing: Tensor, segments: Segments) -> Tensor:
         return smoothing
     if len(smoothing) != len(segments.outputs):
         raise QuantizationError(f"{len(smoothing)} rows of smoothing factors: give one, or one per output segment.")
-    return smoothing.repeat_interleave(torch.tensor(segments.outputs, device=smoothing.device), 0)
+    return torch.cat([row.expand(width, -1) for row, width in zip(smoothing, segments.outputs, strict=True)])

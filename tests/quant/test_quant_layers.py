@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +8,22 @@ from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
 from personalq.quant.apply import stored_bytes
-from personalq.quant.formats import ASYM8, INT4, INT8, LOG4
+from personalq.quant.formats import ASYM4, ASYM8, INT4, INT4_ACT, INT8, LOG4
 from personalq.quant.layers import QConv2d, QLinear, nf4_linear
+from personalq.quant.segment import Segments
+from personalq.quant.state import expected_tensors
 from personalq.records import Rule
 
+SPLIT = Segments((128, 192), (32, 64), "silu")
+WAYS = [
+    {"activation": INT8, "segments": True},
+    {"activation": INT8, "dual": True},
+    {"activation": INT8, "segments": True, "dual": True},
+    {"activation": INT4_ACT, "segments": True, "dual": True},
+    {"activation": ASYM8, "segments": True},
+    {"activation": ASYM4},
+    {"activation": None},
+]
 W8, W4 = Rule(".*", INT8, INT8), Rule(".*", INT4, INT8, group=64)
 LIMIT = {"int8": 0.02, "int4": 0.13}
 
@@ -139,3 +152,120 @@ def test_nf4_is_really_quantised() -> None:
     layer.weight[0, 0] = torch.nan
     with pytest.raises(QuantizationError):
         nf4_linear(layer)
+
+
+def way_id(way: dict[str, object]) -> str:
+    name = way["activation"].name if way["activation"] else "weights"
+    return "-".join([name, *(key for key in ("segments", "dual") if way.get(key))])
+
+
+def lopsided(*shape: int) -> Tensor:
+    """What SiLU made of a quiet part and a loud one, along the first dimension after the batch."""
+    x = torch.randn(*shape)
+    x[:, shape[1] * 2 // 5 :] *= 4
+    return F.silu(x)
+
+
+@pytest.mark.parametrize("weight", [W8, W4], ids=["w8", "w4"])
+@pytest.mark.parametrize("way", WAYS, ids=way_id)
+@torch.no_grad()
+def test_every_way_multiplies_with_the_weight_it_says(weight: Rule, way: dict[str, object]) -> None:
+    rule = replace(weight, **way)
+    linear, conv = nn.Linear(320, 96), nn.Conv2d(40, 24, 3, stride=2, padding=1)
+    packed = QLinear.from_float(linear, rule, SPLIT)
+    limit = {None: 1e-5, INT8: 0.02, ASYM8: 0.02, INT4_ACT: 0.2, ASYM4: 0.2}[rule.activation]
+    x = lopsided(7, 320)
+    assert relative(packed(x), F.linear(x, packed.dequantized(), linear.bias)) < limit
+    assert relative(packed.dequantized(), linear.weight) < LIMIT[weight.weight.name]
+    filters = QConv2d.from_float(conv, rule, Segments((16, 24), (), "silu"))
+    x = lopsided(2, 40, 9, 9)
+    kernel = filters.dequantized().view(24, 3, 3, 40).permute(0, 3, 1, 2)
+    assert relative(filters(x), F.conv2d(x, kernel, conv.bias, 2, 1)) < limit * 1.5
+    assert relative(kernel, conv.weight) < LIMIT[weight.weight.name]
+
+
+@torch.no_grad()
+def test_segments_and_two_scales_are_used_where_the_rule_says_so() -> None:
+    layer, x = nn.Linear(320, 96), lopsided(64, 320)
+    plain, cut, dual, both = (replace(W8, segments=s, dual=d) for s, d in ((0, 0), (1, 0), (0, 1), (1, 1)))
+    wanted = layer(x)
+    error = {rule: relative(QLinear.from_float(layer, rule, SPLIT)(x), wanted) for rule in (plain, cut, dual, both)}
+    assert error[both] < min(error[cut], error[dual]) < max(error[cut], error[dual]) < error[plain]
+    whole = QLinear.from_float(layer, both)
+    assert whole.widths is None and torch.equal(whole(x), QLinear.from_float(layer, plain, SPLIT)(x))
+
+
+@torch.no_grad()
+def test_pointwise_convolutions_have_a_scale_per_pixel() -> None:
+    layer, x = nn.Conv2d(40, 24, 1, stride=2), torch.randn(2, 40, 6, 6)
+    x[:, :, 0, 0] *= 100
+    for rule in (W8, replace(W8, segments=True, dual=True)):
+        packed = QConv2d.from_float(layer, rule, Segments((16, 24), (), "silu"))
+        flat = nn.Linear(40, 24)
+        flat.weight.copy_(layer.weight.flatten(1))
+        flat.bias.copy_(layer.bias)
+        pixels = QLinear.from_float(flat, rule, Segments((16, 24), (), "silu"))(x[:, :, ::2, ::2].permute(0, 2, 3, 1))
+        assert torch.equal(packed(x), pixels.permute(0, 3, 1, 2))
+        quiet = (packed(x) - layer(x))[:, :, 1:]
+        assert quiet.norm() / layer(x)[:, :, 1:].norm() < 0.02
+
+
+@pytest.mark.parametrize("weight", [W8, W4], ids=["w8", "w4"])
+@pytest.mark.parametrize("way", WAYS, ids=way_id)
+@pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
+@torch.no_grad()
+def test_layers_are_made_from_their_state_alone(weight: Rule, way: dict[str, object], smooth: bool) -> None:
+    rule = replace(weight, **way)
+    for layer, x, kind, segments in (
+        (nn.Linear(320, 96), lopsided(7, 320), QLinear, SPLIT),
+        (nn.Conv2d(40, 24, 3, bias=False), lopsided(2, 40, 6, 6), QConv2d, Segments((16, 24), (12, 12), "silu")),
+    ):
+        factors = torch.rand(2, layer.weight.shape[1]) + 0.5 if smooth else None
+        packed = kind.from_float(layer, rule, segments, factors)
+        state = packed.state_dict()
+        shapes = {name: (tuple(t.shape), t.dtype) for name, t in state.items() if name != "smoothing"}
+        assert shapes == expected_tensors(layer, rule, segments)
+        empty = copy.deepcopy(layer).to("meta")
+        again = kind.from_packed(empty, rule, state, segments)
+        assert torch.equal(again(x), packed(x)) and torch.equal(again.dequantized(), packed.dequantized())
+        planned = kind.from_packed(empty, rule, {name: t.to("meta") for name, t in state.items()}, segments)
+        assert planned.weight.device.type == "meta" and planned(x.to("meta")).shape == packed(x).shape
+
+
+def test_states_that_do_not_fit_are_refused() -> None:
+    layer, rule = nn.Linear(320, 96), replace(W8, segments=True)
+    state = QLinear.from_float(layer, rule, SPLIT).state_dict()
+    QLinear.from_packed(layer, rule, state, SPLIT)
+    for wrong, named in (
+        ({name: t for name, t in state.items() if name != "scale"}, "scale"),
+        ({**state, "gamma": torch.zeros(3)}, "gamma"),
+        ({**state, "codes": state["codes"][:, 1:]}, "codes"),
+        ({**state, "codes": state["codes"].float()}, "codes"),
+        ({**state, "smoothing": torch.ones(2, 319)}, "smoothing"),
+        ({**state, "widths": torch.tensor([192, 128], dtype=torch.int32)}, "other segments"),
+    ):
+        with pytest.raises(QuantizationError, match=named):
+            QLinear.from_packed(layer, rule, wrong, SPLIT)
+    for segments in (Segments((128, 191)), Segments(outputs=(95,)), Segments((320, 0))):
+        with pytest.raises(QuantizationError, match="find the segments again"):
+            QLinear.from_float(layer, rule, segments)
+
+
+@pytest.mark.parametrize("weight", [W8, W4], ids=["w8", "w4"])
+@torch.no_grad()
+def test_smoothing_is_taken_back(weight: Rule) -> None:
+    linear, conv = nn.Linear(320, 96), nn.Conv2d(40, 24, 3)
+    for layer, x, kind, segments in (
+        (linear, torch.randn(16, 320), QLinear, SPLIT),
+        (conv, torch.randn(2, 40, 6, 6), QConv2d, Segments((16, 24), (12, 12))),
+    ):
+        wide = layer.weight.shape[1]
+        for rows in (1, 2):
+            factors = torch.rand(rows, wide) + 0.5
+            packed = kind.from_float(layer, weight, segments, factors)
+            assert relative(packed(x), layer(x)) < 1.4 * LIMIT[weight.weight.name]
+            flat = layer.weight if layer is linear else layer.weight.permute(0, 2, 3, 1).flatten(1)
+            assert relative(packed.dequantized(), flat) < 1.2 * LIMIT[weight.weight.name]
+            assert torch.equal(packed.to(torch.bfloat16).smoothing, factors)
+    with pytest.raises(QuantizationError, match="one per output segment"):
+        QLinear.from_float(linear, weight, SPLIT, torch.ones(3, 320))
