@@ -8,21 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
 from personalq.quant.formats import INT4, INT8, NF4
 from personalq.quant.layers import PackedWeight, QConv2d, QLinear, nf4_linear
 from personalq.quant.nf4 import nf4_from_packed
-from personalq.quant.segment import WHOLE, Segments
+from personalq.quant.segment import WHOLE, Segments, find_segments
 from personalq.quant.state import expected_tensors
 from personalq.records import QType, Recipe, Rule
-
-NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-NORM_REASON = "normalisation: a few numbers per channel"
-TABLE_REASON = "table: looked up or added, never multiplied"
-NF4_REASON = "bitsandbytes stores linear layers only"
-BUILT = (INT8, INT4, NF4)
 
 Materialize: TypeAlias = Callable[[str, nn.Module], None]
 """Gives the module of a dotted name its own parameters and buffers, in place; its children are not touched."""
@@ -68,19 +63,6 @@ class Report:
         return packed / max(1, sum(layer.parameters for layer in self.layers))
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What is to become of one module that holds tensors; `rule` None is a kind that no rule is asked about."""
-
-    names: tuple[str, ...]
-    """All names it has in the model, the first of which names it everywhere else."""
-    rule: Rule | None
-    format: QType | None
-    """None keeps it in full precision, and then `reason` says why."""
-    reason: str = ""
-    segments: Segments = WHOLE
-
-
 def quantize_unet(
     unet: nn.Module,
     recipe: Recipe,
@@ -94,14 +76,16 @@ def quantize_unet(
 
     With `materialize` the denoiser may be on the meta device: each float layer then exists only while it is packed.
     A layer that `calibrated` names takes its packed tensors from there. `segments` and `smoothing`, by layer, are
-    used as far as the rules ask for them (`PackedWeight.from_float`).
+    used as far as the rules ask for them (`PackedWeight.from_float`); without `segments` they are found.
 
     The model is frozen: packed weights have no gradient. Adapters are loaded afterwards and stay 16-bit branches.
     Raises QuantizationError, naming the layer. Before anything is changed: for layers with no rule or no packed
     counterpart, formats not built, names that are no layer's, and models that are quantised or carry adapters. Later,
     with the larger layers packed already (load the model again): for NaN or infinite weights.
     """
-    _check_formats(recipe)
+    check_formats(recipe)
+    if segments is None and any(rule.segments or rule.dual for rule in recipe.rules):
+        segments = find_segments(unet)
     segments, calibrated, smoothing = segments or {}, calibrated or {}, smoothing or {}
     decisions = decide(unet, recipe, segments)
     known = {item.names[0]: item.format for item in decisions}
@@ -111,34 +95,6 @@ def quantize_unet(
     if twice := smoothing.keys() & calibrated.keys():
         raise QuantizationError(f"{min(twice)} is calibrated already: smooth a layer before it is calibrated.")
     return pack_layers(unet, recipe.name, decisions, materialize, calibrated, smoothing, on_progress)
-
-
-def decide(unet: nn.Module, recipe: Recipe, segments: Mapping[str, Segments]) -> list[Decision]:
-    """What the recipe makes of each module that holds tensors, in the model's order. Raises as `quantize_unet` does."""
-    decisions = []
-    for names in layer_names(unet):
-        layer, name = unet.get_submodule(names[0]), names[0]
-        with _naming(name):
-            rule = None if kept_always(layer) else rule_for(name, recipe)
-            decisions.append(decision(layer, names, rule, segments.get(name, WHOLE)))
-    return decisions
-
-
-def decision(layer: nn.Module, names: tuple[str, ...], rule: Rule | None, segments: Segments = WHOLE) -> Decision:
-    """What becomes of a layer under a rule. Raises QuantizationError where the rule has no counterpart for it."""
-    if isinstance(layer, PackedWeight) or hasattr(layer, "quant_state"):
-        raise QuantizationError("This layer is quantised already: load the model again to change its recipe.")
-    if rule is None or rule.weight is None:
-        return Decision(names, rule, None, rule.reason if rule else kept_always(layer), segments)
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise QuantizationError(
-            f"{type(layer).__name__} has no packed counterpart: add a rule that keeps it in 16 bits."
-        )
-    if rule.weight == NF4 and not isinstance(layer, nn.Linear):
-        return Decision(names, rule, None, NF4_REASON, segments)
-    if rule.weight != NF4:
-        expected_tensors(layer, rule, segments)  # raises where there is no counterpart
-    return Decision(names, rule, rule.weight, "", segments)
 
 
 def pack_layers(
@@ -162,7 +118,7 @@ def pack_layers(
         name = item.names[0]
         if on_progress:
             on_progress(done, len(decisions), name)
-        with _naming(name):
+        with naming(name):
             state, factors = calibrated.get(name), smoothing.get(name)
             reports[name] = _carry_out(unet, item, materialize, state, factors)
     if on_progress:
@@ -208,7 +164,14 @@ def _packed(layer: nn.Module, item: Decision, state: PackedState | None, factors
 
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of all tensors that a model holds, each storage once: parameters, buffers, bitsandbytes' statistics."""
-    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(module))}.values())
+    sizes: dict[int, int] = {}
+    for tensor in _tensors(module):
+        if tensor.is_mkldnn:  # in oneDNN's own layout, without a storage
+            sizes[id(tensor)] = torch.ops.mkldnn._nbytes(tensor)
+        else:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
@@ -236,57 +199,5 @@ def _statistics(state: object) -> Iterator[Tensor]:
         yield from _statistics(nested)
 
 
-def layer_names(unet: nn.Module) -> list[tuple[str, ...]]:
-    """Names of the modules that hold tensors themselves; a module under several names is listed once, with all.
-
-    Names and not modules, so that nothing here keeps a float layer alive. Raises QuantizationError for adapters.
-    """
-    names: dict[int, list[str]] = {}
-    for name, module in unet.named_modules(remove_duplicate=False):
-        if hasattr(module, "base_layer"):
-            raise QuantizationError(f"{name}: an adapter is loaded. Unload it, quantise, and load it again.")
-        if own_tensors(module):
-            names.setdefault(id(module), []).append(name)
-    return [tuple(each) for each in names.values()]
-
-
-def kept_always(layer: nn.Module) -> str:
-    """Why a layer of its kind is kept in full precision under any recipe; empty where the recipe decides."""
-    parameters = list(layer.parameters(recurse=False))
-    if isinstance(layer, nn.Embedding) or not parameters:
-        return TABLE_REASON
-    vectors = all(parameter.ndim < 2 for parameter in parameters)
-    return NORM_REASON if vectors or isinstance(layer, NORMS) else ""
-
-
-def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers that a module holds itself, by their own names."""
-    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-
-
 def _parameters(layer: nn.Module) -> int:
     return sum(tensor.numel() for tensor in layer.parameters(recurse=False))
-
-
-def _check_formats(recipe: Recipe) -> None:
-    for rule in recipe.rules:
-        if rule.weight is not None and rule.weight not in BUILT:
-            built = ", ".join(format.name for format in BUILT)
-            raise QuantizationError(f"Weights in {rule.weight.name} are not built: choose one of {built}.")
-
-
-def rule_for(name: str, recipe: Recipe) -> Rule:
-    """The first rule whose pattern matches the name. Raises QuantizationError when there is none."""
-    for rule in recipe.rules:
-        if re.search(rule.pattern, name):
-            return rule
-    raise QuantizationError(f"No rule of {recipe.name} covers this layer: end the recipe with a rule for '.*'.")
-
-
-@contextmanager
-def _naming(layer: str) -> Iterator[None]:
-    """Put the layer's name in front of what goes wrong with it."""
-    try:
-        yield
-    except QuantizationError as error:
-        raise QuantizationError(f"{layer}: {error}") from error

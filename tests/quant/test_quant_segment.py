@@ -9,7 +9,12 @@ from tiny_pipelines import WIDE, WIDTH, flux_transformer, sd3_transformer, unet
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
+from personalq.quant.activation import DualScale
+from personalq.quant.apply import quantize_unet
+from personalq.quant.formats import INT8
+from personalq.quant.layers import PackedWeight
 from personalq.quant.segment import Segments, find_segments
+from personalq.records import Recipe, Rule
 
 Model = tuple[nn.Module, dict[str, Any]]
 GEGLU = "down_blocks.1.attentions.0.transformer_blocks.0.ff.net"
@@ -142,3 +147,16 @@ class Untraceable(nn.Module):
 def test_a_model_that_cannot_be_traced_is_an_error() -> None:
     with pytest.raises(QuantizationError, match="cannot be traced"):
         find_segments(Untraceable(), {"x": torch.ones(3)})
+
+
+@torch.no_grad()
+def test_a_recipe_with_segments_finds_them() -> None:
+    everything = Rule(".*", INT8, INT8, segments=True, dual=True)
+    model, example = sd()
+    wanted = find_segments(model)
+    quantize_unet(model, Recipe("both", (everything,)))
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedWeight)}
+    assert {name: layer.segments for name, layer in layers.items() if layer.segments != Segments()} == wanted
+    assert layers["up_blocks.1.resnets.1.conv1"].parts == (64, 64)
+    assert layers["up_blocks.1.resnets.1.conv1"].activation == DualScale()
+    assert torch.isfinite(model(**example).sample).all()
