@@ -88,7 +88,7 @@ def detach(pipe: Pipeline, attached: Attached) -> None:
 def select_loras(pipe: Pipeline, loras: Sequence[tuple[Checkpoint, float]], slots: Slots, merged: bool = False) -> None:
     """Select these LoRAs and no others, reading the files that `slots` does not hold yet. Raises as `attach` does."""
     slots.bind({part: getattr(pipe, part) for part in parts(pipe)})
-    keys = [(*identity(checkpoint), merged) for checkpoint, _ in loras]
+    keys = [("text", *identity(c)) if merged else identity(c) for c, _ in loras]
     for key, (checkpoint, _) in zip(keys, loras, strict=True):
         branches = None if key in slots else read_lora(pipe, checkpoint)
         if branches and merged:
