@@ -5,7 +5,8 @@ It multiplies nothing and reads no files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from personalq.records import Rule
 Layer = nn.Linear | nn.Conv2d
 Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of each tensor by its name."""
+Rounded: TypeAlias = Callable[[Tensor], Int8Weight | Int4Weight]
+"""Makes codes of weight rows [O, K] in the format of the layer's rule."""
 
 
 def input_parts(layer: Layer, rule: Rule, segments: Segments) -> tuple[int, ...]:
@@ -57,11 +60,23 @@ def weight_rows(layer: Layer, rule: Rule, segments: Segments = WHOLE, smoothing:
     )
 
 
-def pack(layer: Layer, rule: Rule, segments: Segments = WHOLE, smoothing: Tensor | None = None) -> dict[str, Tensor]:
-    """All tensors of the packed layer, from the float one. Raises QuantizationError as `from_float` does."""
+def pack(
+    layer: Layer,
+    rule: Rule,
+    segments: Segments = WHOLE,
+    smoothing: Tensor | None = None,
+    rounded: Rounded | None = None,
+) -> dict[str, Tensor]:
+    """All tensors of the packed layer, from the float one. Raises QuantizationError as `from_float` does.
+
+    `rounded` takes the place of rounding to nearest.
+    """
     expected_tensors(layer, rule, segments)  # that there is a packed counterpart
     rows, parts = weight_rows(layer, rule, segments, smoothing), input_parts(layer, rule, segments)
-    packed = pack_int8(rows) if rule.weight == INT8 else pack_int4(rows, rule.group or 0)
+    if rounded is not None:
+        packed = rounded(rows)
+    else:
+        packed = pack_int8(rows) if rule.weight == INT8 else pack_int4(rows, rule.group or 0)
     tensors = packed._asdict()
     if layer.bias is not None:
         tensors["bias"] = layer.bias.detach()
