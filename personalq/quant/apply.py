@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant.formats import INT4, INT8, NF4
-from personalq.quant.layers import PackedWeight, QConv2d, QLinear, nf4_linear
+from personalq.quant.decide import Decision, check_formats, decide, naming, own_tensors
+from personalq.quant.formats import NF4
+from personalq.quant.layers import QConv2d, QLinear, nf4_linear
 from personalq.quant.nf4 import nf4_from_packed
-from personalq.quant.segment import WHOLE, Segments, find_segments
-from personalq.quant.state import expected_tensors
-from personalq.records import QType, Recipe, Rule
+from personalq.quant.scratch import return_freed
+from personalq.quant.segment import Segments, find_segments
+from personalq.records import QType, Recipe
+
+TRIM_ELEMENTS = 1 << 25
+"""Float weights packed between two returns of freed memory to the system."""
 
 Materialize: TypeAlias = Callable[[str, nn.Module], None]
 """Gives the module of a dotted name its own parameters and buffers, in place; its children are not touched."""
@@ -114,6 +116,7 @@ def pack_layers(
     unet.requires_grad_(False)
     reports: dict[str, LayerReport] = {}
     largest_first = sorted(decisions, key=lambda item: -_parameters(unet.get_submodule(item.names[0])))
+    since = 0
     for done, item in enumerate(largest_first):
         name = item.names[0]
         if on_progress:
@@ -121,6 +124,10 @@ def pack_layers(
         with naming(name):
             state, factors = calibrated.get(name), smoothing.get(name)
             reports[name] = _carry_out(unet, item, materialize, state, factors)
+        since += reports[name].parameters
+        if since >= TRIM_ELEMENTS or done == len(decisions) - 1:
+            return_freed()
+            since = 0
     if on_progress:
         on_progress(len(decisions), len(decisions), "")
     layers = tuple(reports[item.names[0]] for item in decisions)

@@ -19,18 +19,8 @@ from torch import Tensor, nn
 
 from personalq import __version__
 from personalq.errors import QuantizationError
-from personalq.quant.apply import (
-    Decision,
-    Progress,
-    Report,
-    decision,
-    kept_always,
-    layer_names,
-    own_tensors,
-    pack_layers,
-    rule_for,
-    stored_bytes,
-)
+from personalq.quant.apply import Progress, Report, pack_layers, stored_bytes
+from personalq.quant.decide import Decision, decision, kept_always, layer_names, own_tensors, rule_for
 from personalq.quant.formats import NF4
 from personalq.quant.layers import PackedWeight
 from personalq.quant.nf4 import is_nf4, nf4_tensors
@@ -138,6 +128,8 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     """All that must be stored of one layer."""
     if is_nf4(layer):
         return nf4_tensors(layer)
+    if isinstance(layer, PackedWeight):
+        return layer.tensors()
     return {name: tensor for name, tensor in own_tensors(layer).items() if name != "stand_in"}
 
 

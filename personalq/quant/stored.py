@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant.apply import Decision, PackedState, own_tensors
+from personalq.quant.apply import PackedState
+from personalq.quant.decide import Decision, own_tensors
 from personalq.quant.formats import INT8, NF4
 from personalq.quant.nf4 import expected_nf4
 from personalq.quant.pack import Int4Weight, Int8Weight

@@ -9,7 +9,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant.apply import NF4_REASON, quantize_unet, stored_bytes
+from personalq.quant.apply import quantize_unet, stored_bytes
+from personalq.quant.decide import NF4_REASON
 from personalq.quant.formats import INT8, LOG4
 from personalq.quant.layers import QConv2d, QLinear
 from personalq.quant.recipe import RECIPES, recipe_named

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant.apply import LayerReport, Report, decide, stored_bytes
+from personalq.quant.apply import LayerReport, Report, stored_bytes
+from personalq.quant.decide import decide
 from personalq.records import Recipe, Rule
 
 Layer = nn.Linear | nn.Conv2d
