@@ -70,10 +70,13 @@ def layer_names(unet: nn.Module) -> list[tuple[str, ...]]:
     Names and not modules, so that nothing here keeps a float layer alive. Raises QuantizationError for adapters.
     """
     names: dict[int, list[str]] = {}
+    kernel = None
     for name, module in unet.named_modules(remove_duplicate=False):
         if hasattr(module, "base_layer"):
             raise QuantizationError(f"{name}: an adapter is loaded. Unload it, quantise, and load it again.")
-        if own_tensors(module):
+        if isinstance(module, PackedWeight):
+            kernel = f"{name}.kernel"  # it may hold the layer's tensors in a layout of its own
+        if own_tensors(module) and name != kernel:
             names.setdefault(id(module), []).append(name)
     return [tuple(each) for each in names.values()]
 

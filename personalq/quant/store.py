@@ -6,9 +6,8 @@ It knows no denoisers: the empty model to fill is handed in.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from itertools import accumulate
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from personalq import __version__
 from personalq.errors import QuantizationError
-from personalq.quant.apply import Progress, Report, pack_layers, stored_bytes
+from personalq.quant.apply import Progress, Report, pack_layers
 from personalq.quant.decide import Decision, decision, kept_always, layer_names, own_tensors, rule_for
 from personalq.quant.formats import NF4
 from personalq.quant.layers import PackedWeight
@@ -29,7 +28,7 @@ from personalq.quant.sidecar import AGAIN, FILE, Provenance, Sidecar, StoredLaye
 from personalq.quant.stored import FLOATS, StoredTensors, sha256
 from personalq.records import Recipe
 
-SHARD_BYTES = 4 << 30
+SHARD_BYTES = 1 << 30
 """Tensors in one file, beyond which another is begun; a layer is never cut in two."""
 LIBRARIES = ("torch", "diffusers", "safetensors")
 
@@ -58,9 +57,9 @@ def save_quantized(unet: nn.Module, report: Report, recipe: Recipe, folder: str 
             denoiser={key: value for key, value in config.items() if key != "_name_or_path"},
             provenance=provenance,
             versions={"personalq": __version__} | {name: version(name) for name in libraries},
-            stored_bytes=stored_bytes(unet),
+            stored_bytes=report.stored_bytes,
             layers=layers,
-            files=_write_tensors(unet, list(layers), fresh),
+            files=_write_tensors(unet, {layer.name: layer.stored_bytes for layer in report.layers}, fresh),
         ).write(fresh)
         _put(fresh, folder)
     except (OSError, SafetensorError) as error:
@@ -103,14 +102,16 @@ def _float_type(unet: nn.Module, names: Iterable[str]) -> str:
     raise QuantizationError(f"The model is in {', '.join(sorted(found))}: cast it to one of {', '.join(FLOATS)}.")
 
 
-def _write_tensors(unet: nn.Module, names: list[str], folder: Path) -> dict[str, str]:
-    """Write the tensors of the layers in shards, and return the SHA-256 of each file by name."""
-    sizes = [sum(t.nbytes for t in _tensors(unet.get_submodule(name)).values()) for name in names]
-    shards: list[list[str]] = [[]]
-    for name, size, before in zip(names, sizes, accumulate(sizes, initial=0), strict=False):
-        if before // SHARD_BYTES < (before + size - 1) // SHARD_BYTES and shards[-1]:
+def _write_tensors(unet: nn.Module, sizes: Mapping[str, int], folder: Path) -> dict[str, str]:
+    """Write the tensors of the layers, of so many bytes, in shards; the SHA-256 of each file by its name."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if size > room or not shards:
             shards.append([])
+            room = SHARD_BYTES
         shards[-1].append(name)
+        room -= size
     hashes = {}
     for number, shard in enumerate(shards, start=1):
         file = "weights.safetensors" if len(shards) == 1 else f"weights-{number:05}-of-{len(shards):05}.safetensors"
