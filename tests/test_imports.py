@@ -23,7 +23,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
             if node.module == "personalq":
-                found |= {f"personalq.{alias.name}" for alias in node.names}
+                found |= {f"personalq.{alias.name}" for alias in node.names if alias.name != "__version__"}
     return found
 
 

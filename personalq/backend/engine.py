@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ from personalq.diffusion.load import (
     set_denoiser,
 )
 from personalq.errors import ModelError
-from personalq.quant.apply import Report
+from personalq.quant.apply import Report, stored_bytes
+from personalq.quant.kernels import use_kernels
 from personalq.records import Checkpoint, Job, Precision
 
 
@@ -43,6 +44,8 @@ class Session:
     device: torch.device
     report: Report | None
     """How the denoiser was quantised; None for the reference."""
+    kernels: Mapping[str, int]
+    """How many packed layers are multiplied by which kernel."""
 
 
 class Engine:
@@ -69,6 +72,7 @@ class Engine:
         self._root: str | None = None
         self._resident: tuple[str, Precision] | None = None
         self._report: Report | None = None
+        self._kernels: Mapping[str, int] = {}
 
     def label(self, precision: Precision) -> str:
         """What a precision is on this machine, such as "reference (bfloat16, cpu)"."""
@@ -92,7 +96,7 @@ class Engine:
                 pipe = self._bring(whole[0] if whole else None, variant)
                 attached = attach(pipe, [(c, weight) for c, weight in checkpoints if c.kind != "dreambooth"])
             try:
-                yield Session(pipe, variant, self.device, self._report)
+                yield Session(pipe, variant, self.device, self._report, self._kernels)
             finally:
                 detach(pipe, attached)
 
@@ -121,14 +125,16 @@ class Engine:
             if whole and not complete:
                 check_denoiser_fits(model, self.base, whole)
             if variant.quantize:
-                self._report = variant.quantize(model)
+                report = variant.quantize(model)
+                self._kernels = use_kernels(model)  # whose layouts may take a few bytes more
+                self._report = replace(report, stored_bytes=stored_bytes(model))
             set_denoiser(self._pipe, model)
             self._resident = wanted
         return self._pipe
 
     def _evict(self) -> None:
         """Drop the resident denoiser before another one is read."""
-        pipe, self._resident, self._report = self._pipe, None, None
+        pipe, self._resident, self._report, self._kernels = self._pipe, None, None, {}
         if pipe is None or denoiser(pipe) is None:
             return
         gone = weakref.ref(denoiser(pipe))

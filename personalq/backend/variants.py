@@ -48,7 +48,8 @@ class Variant:
         built for the denoiser's kind.
         """
         if isinstance(denoiser, UNet2DConditionModel):
-            return prompt_attention(denoiser, self.text, protected)
+            blocked = self.quantize is not None and protected.device.type == "cpu"
+            return prompt_attention(denoiser, self.text, protected, blocked)
         if self.joint is None:
             raise QuantizationError(
                 f"{self.name} is not built for SD3 and FLUX: choose another, or an SD or SDXL base."

@@ -7,7 +7,7 @@ single NaN: code that would really read its values gets NaN, and code that would
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,22 @@ from personalq.quant.state import (
     pack,
 )
 from personalq.records import Rule
+
+
+class Kernel(Protocol):
+    """What holds a weight's codes in a layout of its own, and multiplies with them."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The codes as the layer had them."""
+        ...
+
+    def linear(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., K] to [..., O]."""
+        ...
+
+    def conv2d(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """x [B, C, H, W] to [B, O, H', W']."""
+        ...
 
 
 class PackedWeight(nn.Module):
@@ -61,6 +77,7 @@ class PackedWeight(nn.Module):
             self.register_buffer(name, tensors.get(name))
         nan = torch.full((), torch.nan, dtype=layer.weight.dtype, device=self.codes.device)
         self.register_buffer("stand_in", nan, persistent=False)
+        self.kernel: Kernel | None = None
         bias = tensors.get("bias")
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
@@ -92,11 +109,26 @@ class PackedWeight(nn.Module):
         """Length K of a packed row."""
         return self.shape[1:].numel()
 
+    def use(self, kernel: Kernel) -> None:
+        """Let `kernel` hold the weight's codes, in its own layout, and multiply with them from now on."""
+        self.kernel = kernel
+        for name in kernel.tensors():
+            setattr(self, name, None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors this layer was made from, whatever layout its kernel holds them in."""
+        held = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("kernel.")}
+        return held | (self.kernel.tensors() if self.kernel else {})
+
     def int8_codes(self) -> Tensor:
         """The weight as exact int8 values [O, K], unpacked where it is stored at four bits; rows as `weight_rows`."""
-        if self.gamma is None or self.offset is None:
-            return self.codes
-        return unpack_int4(Int4Weight(self.codes, self.gamma, self.offset, self.scale), self.inputs)
+        held = (
+            self.kernel.tensors() if self.kernel else {"codes": self.codes, "gamma": self.gamma, "offset": self.offset}
+        )
+        gamma, offset = held.get("gamma"), held.get("offset")
+        if gamma is None or offset is None:
+            return cast("Tensor", held["codes"])
+        return unpack_int4(Int4Weight(cast("Tensor", held["codes"]), gamma, offset, self.scale), self.inputs)
 
     def dequantized(self) -> Tensor:
         """The fp32 weight [O, K] that this layer multiplies with, channels innermost; made for the caller, not kept."""
@@ -149,6 +181,8 @@ class QLinear(PackedWeight, nn.Linear):  # type: ignore[override]
     def forward(self, input: Tensor) -> Tensor:
         """x [..., in_features] to [..., out_features] in the type of x."""
         self.check_inference(input)
+        if self.kernel is not None:
+            return self.kernel.linear(input, self.scale, self.bias)
         if self.activation is None:
             return F.linear(input, self.dequantized().to(input.dtype), self.bias)
         return self.multiply(input, self.activation, -1)
@@ -181,6 +215,10 @@ class QConv2d(PackedWeight, nn.Conv2d):  # type: ignore[override]
     def forward(self, input: Tensor) -> Tensor:
         """x [B, C, H, W] to [B, O, H', W'] in the type of x."""
         self.check_inference(input)
+        if self.kernel is not None and self.pointwise:
+            return self.kernel.linear(self.pixels(input), self.scale, self.bias).permute(0, 3, 1, 2)
+        if self.kernel is not None:
+            return self.kernel.conv2d(input, self.scale, self.bias)
         if self.activation is None:
             weight = self.dequantized().to(input.dtype).view(len(self.scale), *self.kernel_size, -1).permute(0, 3, 1, 2)
             return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation)
@@ -192,9 +230,13 @@ class QConv2d(PackedWeight, nn.Conv2d):  # type: ignore[override]
         """x [B, C, H, W] with the given rows of the weight."""
         if not self.pointwise:
             return activation.conv2d(x, codes, scale, bias, self.geometry, how, self.parts, sums)
-        down, right = self.stride  # a linear layer over the pixels, each of which gets a scale of its own
-        pixels = x[:, :, ::down, ::right].permute(0, 2, 3, 1)
-        return activation.linear(pixels, codes, scale, bias, how, self.parts, sums).permute(0, 3, 1, 2)
+        out = activation.linear(self.pixels(x), codes, scale, bias, how, self.parts, sums)
+        return out.permute(0, 3, 1, 2)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The pixels [B, H', W', C] that a 1 x 1 kernel sees: a linear layer over them gives each its own scale."""
+        down, right = self.stride
+        return x[:, :, ::down, ::right].permute(0, 2, 3, 1)
 
 
 def _split(rows: Any, sizes: tuple[int, ...]) -> Sequence[Any]:

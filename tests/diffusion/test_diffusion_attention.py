@@ -5,9 +5,20 @@ import weakref
 
 import pytest
 import torch
+from tiny_pipelines import unet as make_unet
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from personalq.diffusion.attention import FullKV, FullPrecision, prompt_attention, text_layers
+from personalq.diffusion import attention as module
+from personalq.diffusion.attention import (
+    BlockedProcessor,
+    CachedTextProcessor,
+    FullKV,
+    FullPrecision,
+    blocked_attention,
+    prompt_attention,
+    text_layers,
+)
 from personalq.diffusion.load import Pipeline, load_base
 from personalq.errors import ModelError
 
@@ -99,3 +110,31 @@ def test_attention_of_another_kind_is_refused(pipe: Pipeline) -> None:
             text_layers(pipe.unet)
     finally:
         attn.residual_connection = False
+
+
+@pytest.mark.parametrize("loud", [1.0, 40.0], ids=["quiet", "loud"])
+@pytest.mark.parametrize("shape", [(2, 3, 300, 40), (1, 2, 256, 64), (2, 1, 90, 16)])
+def test_attention_in_blocks_is_attention(shape: tuple[int, ...], loud: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 7000)  # several blocks, the last one short
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(shape) for _ in range(3))
+    plain = scaled_dot_product_attention(loud * query, loud * key, value)
+    torch.testing.assert_close(blocked_attention(loud * query, loud * key, value), plain, rtol=1e-3, atol=1e-3)
+    rounded = blocked_attention(*(x.bfloat16() for x in (query, key, value)))
+    exact = scaled_dot_product_attention(query, key, value)
+    assert rounded.dtype == torch.bfloat16 and float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
+def test_self_attention_in_blocks_leaves_the_unet_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORT", 1)
+    unet = make_unet(64)
+    before = dict(unet.attn_processors)
+    x, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 64)
+    nothing = torch.zeros(2, 5, dtype=torch.bool)
+    with torch.no_grad():
+        plain = unet(x, 10, encoder_hidden_states=text).sample
+        with prompt_attention(unet, FullPrecision(), nothing, blocked=True):
+            assert {type(p) for p in unet.attn_processors.values()} == {BlockedProcessor, CachedTextProcessor}
+            out = unet(x, 10, encoder_hidden_states=text).sample
+    torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-5)
+    assert unet.attn_processors == before
