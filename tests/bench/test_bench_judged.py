@@ -4,14 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from personalq.backend.engine import Engine
-from personalq.bench.judged import Judged, base_exams, concept_exams, concept_job
+from personalq.bench.judged import (
+    Exam,
+    Judged,
+    base_exams,
+    concept_exams,
+    concept_job,
+    concept_trials,
+    plain_prompt,
+    trial_job,
+)
 from personalq.bench.probe import HEADS, Probe, Verdict, load_probe
-from personalq.bench.quantization import ROWS, quantization
 from personalq.bench.report import table
 from personalq.bench.sample import sit
 from personalq.catalog.scan import scan
@@ -54,6 +61,45 @@ def test_concept_prompts_carry_their_trigger_and_its_span(checkpoint: Checkpoint
     assert job.seed == 3
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "prompt", "marked", "plain"),
+    [
+        (Checkpoint("zwx", triggers=("zwx dog",)), "a picture of zwx dog in the snow", ("zwx dog", "dog"), "a dog"),
+        (Checkpoint("zwx", triggers=("zwxdog",)), "a picture of zwxdog in the snow", ("zwxdog",), "a dog"),
+        (Checkpoint("zwx"), "a picture of a dog in the snow", ("dog",), None),
+    ],
+    ids=["noun in the trigger", "noun inside a word", "no trigger"],
+)
+def test_trials_mark_trigger_and_noun_apart(
+    checkpoint: Checkpoint, prompt: str, marked: tuple[str, ...], plain: str | None
+) -> None:
+    job = trial_job(checkpoint, "identity", "dog", "a picture of {} {}", "in the snow", 5)
+    assert job.prompt == prompt
+    assert tuple(prompt[span.start : span.end] for span in job.spans) == marked
+    assert {span.role for span in job.spans} <= {"trigger", "concept"}
+    assert ("trigger" in {span.role for span in job.spans}) == bool(checkpoint.triggers)
+    exam = Exam(job, "identity", "zwx", "snow")
+    assert plain_prompt(exam, "dog") == (plain and f"a picture of {plain} in the snow")
+
+
+def test_a_style_is_left_out_of_the_plain_prompt() -> None:
+    job = trial_job(Checkpoint("ink", triggers=("ink style",)), "style", "owl", "{} {}", "in the snow", 0)
+    assert job.prompt == "ink style, an owl in the snow"
+    assert plain_prompt(Exam(job, "style", "ink", "snow"), "owl") == "an owl in the snow"
+
+
+def test_trials_differ_in_scene_wording_and_noise() -> None:
+    places = {f"place {number}": f"at {number}" for number in range(10)}
+    concepts = {name: {"head": "identity", "label": name[0], "noun": "dog"} for name in ("a1", "a2", "b")}
+    chosen = tuple(Checkpoint(name, triggers=(f"{name} dog",)) for name in concepts)
+    exams = list(concept_trials(Judged(("dog",), places, concepts), chosen, 5, 4, 20))
+    assert [exam.job.checkpoints[0][0].id for exam in exams] == ["a2"] * 5 + ["b"] * 5
+    assert sorted(exam.scene for exam in exams) == sorted(places)
+    seeds = [exam.job.seed + picture for exam in exams for picture in range(exam.job.count)]
+    assert len(set(seeds)) == 10 * 4
+    assert {exam.job.prompt.partition("dog")[0] for exam in exams[:5]} == {"a photo of a2 ", "a picture of a2 ", "a2 "}
+
+
 def test_an_exam_is_passed_only_by_its_own_label() -> None:
     exam = next(concept_exams(JUDGED, (Checkpoint("zwx", triggers=("zwx dog",)),), 1, 20))
     assert exam.passed(Verdict("dog", "beach", "photo", "zwx"))
@@ -88,16 +134,3 @@ def test_the_probe_sees_the_concepts_the_model_draws() -> None:
     chosen = tuple(c for c in scan(SAMPLE_REPO).checkpoints if c.id in ("biscuit-dog", "star-mug"))
     results = sit(Engine(SAMPLE_REPO / "bases" / "tiny-sd"), probe, concept_exams(judged, chosen, 3, 20), lambda: None)
     assert sum(exam.passed(verdict) for exam, verdict in results) >= 4
-
-
-def test_quantization_rows_hold_fewer_bytes_and_stay_near_the_reference() -> None:
-    catalog = scan(SAMPLE_REPO)
-    chosen = tuple(c for c in catalog.checkpoints if c.id == "biscuit-dog")
-    engine = Engine(catalog.bases[0], dtype=torch.float32)
-    result = quantization(engine, SAMPLE_REPO, chosen, each=1, steps=4)
-    rows = {row["name"]: row for row in result["rows"]}
-    assert tuple(rows) == ROWS
-    assert rows["taq-w4a8"]["stored_bytes"] < rows["taq-w8a8"]["stored_bytes"] < rows["reference"]["stored_bytes"]
-    assert rows["taq-w8a8"]["stored_bytes"] == rows["rtn-w8a8"]["stored_bytes"]
-    assert rows["reference"]["psnr"] is None
-    assert rows["taq-w8a8"]["psnr"] > rows["taq-w4a8"]["psnr"] > 10
