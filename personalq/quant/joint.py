@@ -27,7 +27,7 @@ from personalq.records import QType, Recipe
 
 KeyValue: TypeAlias = tuple[Tensor, Tensor]
 
-QUERY_BLOCK = 1024
+QUERY_BLOCK = 256
 """Queries whose probabilities of the text's columns are held at a time."""
 
 
@@ -113,17 +113,19 @@ def rounded(x: Tensor, kept: Tensor, dim: int, format: QType) -> Tensor:
 def attend_both(query: Tensor, picture: KeyValue, text: KeyValue, quantize: Callable[[Tensor], Tensor]) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over picture and text, the text's probabilities [B, h, n, L] put through `quantize`.
 
-    The picture's part runs as one fused attention; both are joined by their log-sum-exps l, of which
-    l = log(exp(l_picture) + exp(l_text)) is the softmax's own: O = exp(l_picture - l) O_picture + q(exp(S_text - l)) V.
+    The picture's part runs as one fused attention, whose log-sum-exp l joins it to the text's: with c = max(l, S_text),
+    O = (exp(l - c) O_picture + q(exp(S_text - c)) V) / (exp(l - c) + sum exp(S_text - c)). `quantize` works by a scale
+    for each query, so it may come before the division.
     """
     of_picture, lse_of_picture = fused_attention(query, *picture)
     key, value, out = text[0].float().mT, text[1].float(), []
-    blocks = (torch.split(part, QUERY_BLOCK, 2) for part in (query, of_picture, lse_of_picture))
+    blocks = (torch.split(part, QUERY_BLOCK, 2) for part in (query, of_picture, lse_of_picture[..., None]))
     for block, mixed, lse in zip(*blocks, strict=True):
         logits = (block.float() * query.shape[-1] ** -0.5) @ key
-        total = torch.logaddexp(lse, logits.logsumexp(-1))
-        of_text = quantize(logits.sub_(total[..., None]).exp_()) @ value
-        out.append(of_text.addcmul_(mixed.float(), (lse - total).exp()[..., None]).to(query.dtype))
+        most = torch.maximum(lse, logits.amax(-1, keepdim=True))
+        weights, share = logits.sub_(most).exp_(), (lse - most).exp_()
+        total = share + weights.sum(-1, keepdim=True)
+        out.append((quantize(weights) @ value).addcmul_(mixed.float(), share).div_(total).to(query.dtype))
     return torch.cat(out, 2)
 
 
