@@ -22,7 +22,7 @@ from personalq.quant.ops import ConvShape
 ZERO = 128
 """The unsigned code of zero."""
 
-PIECE = 1 << 19
+PIECE = 1 << 20
 """Numbers quantised or rescaled at a time: larger temporaries leave the cache, and are mapped anew at every call."""
 
 STRIP = 1 << 21
@@ -76,29 +76,31 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The scale is rounded to that type before it is used. NaN and infinity land in the scale and so in the result.
     """
-    codes = torch.empty(x.shape, dtype=torch.int8)
-    piece = max(1, PIECE // x.shape[1])
-    scale = _scale(torch.cat([largest(rows) for rows in torch.split(x, piece)]))
-    factor, scratch = scale.float().reciprocal(), torch.empty(min(piece, len(x)), x.shape[1])
-    for start in range(0, len(x), piece):
-        rows = x[start : start + piece]
-        part = torch.mul(rows, factor[start : start + piece], out=scratch[: len(rows)])
-        codes[start : start + piece] = part.round_()
-    return _unsigned(codes), scale
+    rows = max(1, PIECE // x.shape[1])
+    if len(x) > rows:  # a temporary of every piece stays in the cache
+        codes, scales = zip(*map(quantize_tokens, torch.split(x, rows)), strict=True)
+        return torch.cat(codes), torch.cat(scales)
+    scale = _scale(largest(x))
+    return _codes(x, scale.float().reciprocal()), scale
 
 
 def quantize_samples(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, C, H, W] as uint8 codes [B, H, W, C] with zero point 128, and a scale per sample, [B, 1] in its type."""
     pixels = x.permute(0, 2, 3, 1).contiguous()
-    codes, scratch = torch.empty(pixels.shape, dtype=torch.int8), torch.empty(PIECE)
-    flat, out = pixels.flatten(1), codes.flatten(1)
-    starts = range(0, flat.shape[1], PIECE)
-    scale = _scale(torch.cat([largest(flat[:, start : start + PIECE]) for start in starts], 1).amax(1, keepdim=True))
-    for sample, factor in enumerate(scale.float().reciprocal()):
-        for start in starts:
-            piece = flat[sample, start : start + PIECE]
-            out[sample, start : start + PIECE] = torch.mul(piece, factor, out=scratch[: len(piece)]).round_()
-    return _unsigned(codes), scale
+    flat = pixels.flatten(1)
+    columns = max(1, PIECE // len(flat))
+    if flat.shape[1] <= columns:
+        scale = _scale(largest(flat))
+        return _codes(pixels, scale.float().reciprocal()[:, :, None, None]), scale
+    pieces = torch.split(flat, columns, 1)
+    scale = _scale(torch.cat([largest(piece) for piece in pieces], 1).amax(1, keepdim=True))
+    factor = scale.float().reciprocal()
+    return torch.cat([_codes(piece, factor) for piece in pieces], 1).view(pixels.shape), scale
+
+
+def _codes(x: Tensor, factor: Tensor) -> Tensor:
+    """Nearest integers of x * factor, which are in -127..127, plus 128, as uint8."""
+    return (x * factor).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(ZERO)
 
 
 def largest(rows: Tensor) -> Tensor:
@@ -115,10 +117,6 @@ def _scale(magnitude: Tensor) -> Tensor:
     return (magnitude / INT8.qmax).clamp_min_(torch.finfo(magnitude.dtype).tiny)
 
 
-def _unsigned(codes: Tensor) -> Tensor:
-    return codes.view(torch.uint8).bitwise_xor_(ZERO)
-
-
 # --- products of a prepacked weight ------------------------------------------------------------
 
 
@@ -126,9 +124,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Ten
     """x [..., K] times a prepacked weight with fp32 `scale` [O]: [..., O] in the type of `x`, int8 per token."""
     flat = x.reshape(-1, x.shape[-1]).to(_wide(x))
     tokens, rows = quantize_tokens(flat)
-    out = flat.new_empty(len(flat), len(scale))
-    _product(tokens, weight, rows, scale, bias, out)
-    return out.view(*x.shape[:-1], -1).to(x.dtype)
+    return _product(tokens, weight, rows, scale, bias).view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def conv2d(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, shape: ConvShape) -> Tensor:
@@ -192,18 +188,24 @@ def conv2d_blocks(x: Tensor, unpack: Unpack, scale: Tensor, bias: Tensor | None,
 # --- what both share ---------------------------------------------------------------------------
 
 
-def _product(tokens: Tensor, weight: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """out [M, o] = tokens uint8 [M, K] times an opaque weight [K, o], with scales of rows [M, 1] or [1] and columns.
+def _product(
+    tokens: Tensor, weight: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    """Tokens uint8 [M, K] times an opaque weight [K, o], with scales of rows [M, 1] or [1] and columns: `out` [M, o].
 
     In pieces, so that what oneDNN stores is still in the cache when it is rescaled.
     """
-    zeros, piece = torch.zeros(len(columns), dtype=torch.int32), max(1, PIECE // len(columns))
-    for start in range(0, len(tokens), piece):
-        some = slice(start, start + piece)
-        product = torch.ops.onednn.qlinear_pointwise(
-            tokens[some], 1.0, ZERO, weight, columns, zeros, None, 1.0, 0, out.dtype, "none", [], ""
-        )
-        _rescale(product, rows[some] if len(rows) > 1 else rows, bias, out[some])
+    zeros, dtype, piece = columns.new_zeros(len(columns), dtype=torch.int32), rows.dtype, max(1, PIECE // len(columns))
+    if len(tokens) > piece:
+        out = rows.new_empty(len(tokens), len(columns)) if out is None else out
+        for start in range(0, len(tokens), piece):
+            some = slice(start, start + piece)
+            _product(tokens[some], weight, rows[some] if len(rows) > 1 else rows, columns, bias, out[some])
+        return out
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        tokens, 1.0, ZERO, weight, columns, zeros, None, 1.0, 0, dtype, "none", [], ""
+    )
+    return _rescale(product, rows, bias, product if out is None else out)
 
 
 def _rescale(product: Tensor, rows: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
