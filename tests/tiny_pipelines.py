@@ -200,6 +200,27 @@ def lora_state(folder: Path, rank: int = 4, seed: int = 2, text: bool = False) -
     return state
 
 
+def joint_lora_state(model: torch.nn.Module, rank: int = 4, seed: int = 2) -> dict[str, torch.Tensor]:
+    """Random LoRA weights for the attention of an SD3 or FLUX transformer, in PEFT naming."""
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for name, module in model.named_modules():
+        if name.endswith(("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "to_out.0", "proj_mlp")):
+            out, into = module.weight.shape
+            state[f"transformer.{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) * 0.3
+            state[f"transformer.{name}.lora_B.weight"] = torch.randn(out, rank, generator=generator) * 0.3
+    return state
+
+
+def kohya_flux_state(outputs: int = 192, width: int = 64, rank: int = 4) -> dict[str, torch.Tensor]:
+    """Random LoRA weights for a FLUX transformer in kohya's naming, where queries, keys and values are one layer."""
+    generator, state = torch.Generator().manual_seed(4), {}
+    for name in ("double_blocks_0_img_attn_qkv", "double_blocks_1_txt_attn_qkv"):
+        state[f"lora_unet_{name}.lora_down.weight"] = torch.randn(rank, width, generator=generator) * 0.3
+        state[f"lora_unet_{name}.lora_up.weight"] = torch.randn(outputs, rank, generator=generator) * 0.3
+        state[f"lora_unet_{name}.alpha"] = torch.tensor(rank / 2)
+    return state
+
+
 def kohya(state: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
     """The same weights as kohya's trainer names them; alpha / rank scales them."""
     renamed = {}

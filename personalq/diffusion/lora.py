@@ -25,7 +25,7 @@ from personalq.diffusion.load import short
 from personalq.errors import IncompatibleCheckpointError, ModelError
 from personalq.records import Checkpoint
 
-FOREIGN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
+FOREIGN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, OSError)
 """What diffusers raises for files that do not fit; it promises no narrower type."""
 
 PAIR = re.compile(r"[._]lora(?:_linear_layer)?[._](A|B|down|up)\.weight$")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipelines import flux_transformer, sd3_transformer
+from tiny_pipelines import flux_transformer, joint_lora_state, kohya_flux_state, lora, sd3_transformer
 from torch import Tensor
 
 from personalq.backend import compare as module
@@ -131,3 +131,65 @@ def test_a_whole_denoiser_replaces_the_bases_and_one_of_another_kind_does_not_fi
             with pytest.raises(IncompatibleCheckpointError, match="_class_name"):
                 picture(engine, job, "reference")
     assert picture(engine, JOB, "reference") == plain
+
+
+# --- LoRAs -------------------------------------------------------------------------------------
+
+
+def levels(engine: Engine, job: Job, precision: Precision) -> Tensor:
+    """The picture's grey levels, 0 to 255."""
+    return torch.tensor(list(picture(engine, job, precision))).float()
+
+
+def test_a_lora_does_the_same_on_a_quantised_base_as_on_the_reference(engine: Engine, tmp_path: Path) -> None:
+    with engine.hold(JOB, "reference") as session:
+        record = lora(tmp_path / "l.safetensors", joint_lora_state(denoiser(session.pipe)))
+    job = replace(JOB, checkpoints=((record, 1.0),))
+    effects = []
+    for precision in ("reference", "taq-w8a8", "taq-w4a8"):
+        plain = levels(engine, JOB, precision)
+        effects.append(levels(engine, job, precision) - plain)
+        assert torch.equal(levels(engine, JOB, precision), plain)
+    reference, *others = effects
+    assert reference.abs().mean() > 2
+    assert all(torch.cosine_similarity(reference, other, dim=0) > 0.95 for other in others)
+
+
+def test_kohyas_flux_loras_with_fused_projections_are_split(tiny_flux_folder: Path, tmp_path: Path) -> None:
+    engine = Engine(tiny_flux_folder, "cpu", dtype=torch.float32)
+    record = lora(tmp_path / "k.safetensors", kohya_flux_state())
+    job = replace(JOB, checkpoints=((record, 1.0),))
+    for precision in ("reference", "taq-w8a8"):
+        assert (levels(engine, job, precision) - levels(engine, JOB, precision)).abs().mean() > 0.5
+    wide = lora(tmp_path / "w.safetensors", kohya_flux_state(outputs=3 * 3072, width=3072))
+    with pytest.raises(IncompatibleCheckpointError, match="tiny-random-flux"):
+        picture(engine, replace(JOB, checkpoints=((wide, 1.0),)), "reference")
+    odd = lora(tmp_path / "o.safetensors", kohya_flux_state(outputs=191))
+    with pytest.raises(IncompatibleCheckpointError, match="tiny-random-flux"):
+        picture(engine, replace(JOB, checkpoints=((odd, 1.0),)), "reference")
+    engine.close()
+
+
+def test_the_triggers_rows_are_exact_beneath_a_lora(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.hold(JOB, "reference") as session:
+        state = joint_lora_state(denoiser(session.pipe))
+    job = replace(JOB, checkpoints=((lora(tmp_path / "l.safetensors", state), 0.5),), steps=1)
+    aware, off = variant_named("taq-w8a8").joint, []
+    own = type(aware).project
+
+    def watched(self: object, layer: object, x: Tensor, rows: object) -> Tensor:
+        out = own(self, layer, x, rows)
+        name = next(name for name, module in model.named_modules() if module is layer)
+        down, up = (state[f"transformer.{name}.lora_{matrix}.weight"] for matrix in "AB")
+        x = x[rows.where]
+        exact = torch.nn.functional.linear(x, layer.dequantized(), layer.bias) + 0.5 * (x @ down.T @ up.T)
+        off.append(float((out[rows.where] - exact).abs().max()))
+        return out
+
+    with engine.hold(job, "taq-w8a8") as session:
+        model = denoiser(session.pipe)
+    monkeypatch.setattr(type(aware), "project", watched)
+    picture(engine, job, "taq-w8a8")
+    assert len(off) >= 6 and max(off) < 1e-4
