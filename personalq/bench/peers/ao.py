@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, Tag
+from personalq.bench.peers.levels import Peer, Tag, library
 from personalq.bench.peers.swap import Layer, swap
-from personalq.diffusion.attention import FullPrecision
 from personalq.errors import QuantizationError
 from personalq.quant.apply import Report
 from personalq.quant.formats import INT4, INT8
 from personalq.quant.pack import check_finite
 from personalq.quant.recipe import EDGES, GROUP
+from personalq.quant.rules_joint import EDGES_JOINT
 from personalq.records import Recipe, Rule
 
 PIN = "torchao==0.16.0"
@@ -33,9 +32,12 @@ def torchao() -> Iterator[Peer]:
     """Int8 and int4 weights with 16-bit inputs, and int8 weights with int8 inputs per token."""
     for kind, rule in RULES.items():
         assert rule.weight is not None
-        recipe, bits = Recipe(f"torchao-{kind}", (EDGES, rule)), rule.activation.bits if rule.activation else 16
-        variant = Variant(recipe.name, partial(quantize, recipe=recipe, kind=kind), FullPrecision())
-        yield Peer(variant, Tag(f"w{rule.weight.bits}a{bits}", bits), missing)
+        recipe, bits = (
+            Recipe(f"torchao-{kind}", (EDGES_JOINT, EDGES, rule)),
+            rule.activation.bits if rule.activation else 16,
+        )
+        pack = partial(quantize, recipe=recipe, kind=kind)
+        yield library(recipe.name, pack, Tag(f"w{rule.weight.bits}a{bits}", bits), missing)
 
 
 def missing() -> str:

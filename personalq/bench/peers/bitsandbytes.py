@@ -10,23 +10,22 @@ from functools import partial
 
 from torch import nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, Tag
+from personalq.bench.peers.levels import Peer, Tag, library
 from personalq.bench.peers.swap import Layer, swap
-from personalq.diffusion.attention import FullPrecision
-from personalq.quant.apply import NF4_REASON
+from personalq.quant.decide import NF4_REASON
 from personalq.quant.formats import INT8
 from personalq.quant.pack import check_finite
 from personalq.quant.recipe import EDGES
+from personalq.quant.rules_joint import EDGES_JOINT
 from personalq.records import Recipe, Rule
 
 THRESHOLD = 6.0
-RECIPE = Recipe("llm-int8", (EDGES, Rule(r".*", INT8, INT8)))
+RECIPE = Recipe("llm-int8", (EDGES_JOINT, EDGES, Rule(r".*", INT8, INT8)))
 
 
 def llm_int8() -> Iterator[Peer]:
     """The one row."""
-    yield Peer(Variant(RECIPE.name, partial(swap, recipe=RECIPE, make=_made), FullPrecision()), Tag("w8a8", 8))
+    yield library(RECIPE.name, partial(swap, recipe=RECIPE, make=_made), Tag("w8a8", 8))
 
 
 def _made(name: str, layer: Layer, rule: Rule) -> nn.Module | str:

@@ -16,26 +16,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, recipe_at, tag_of
+from personalq.bench.peers.levels import Peer, peer, recipe_at
 from personalq.bench.peers.seen import Calibration
 from personalq.bench.peers.swap import Around, Layer, swap, with_weight
 from personalq.quant.apply import Report
 from personalq.quant.formats import OCTAVE4
 from personalq.quant.layers import QConv2d, QLinear
 from personalq.quant.segment import Segments
-from personalq.quant.trigger import TriggerAware
 from personalq.records import Recipe, Rule
 
 GROUPS = 8
+PLACES = 256
+"""Places between channels where a group may begin."""
 
 
 def dgq(calibration: Calibration) -> Iterator[Peer]:
-    """Grouped inputs with DGQ's attention at every level of inputs, and its attention alone ("dgq-attention")."""
+    """Grouped inputs with DGQ's attention at every level of inputs,."""
     for level in ("w8a8", "w4a8", "w8a4", "w4a4"):
         recipe = recipe_at(level, ("start",), OCTAVE4, name=f"dgq-{level}", segments=True)
         pack = partial(quantize, recipe=recipe, calibration=calibration)
-        yield Peer(Variant(recipe.name, pack, TriggerAware(recipe), recipe.protect), tag_of(recipe, level))
+        yield peer(recipe, level, pack)
 
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Calibration, groups: int = GROUPS) -> Report:
@@ -83,22 +83,20 @@ def cuts(ordered: Tensor, groups: int) -> tuple[int, ...]:
     """Widths of at most `groups` groups of falling maxima [I] with the least sum of width * largest^2.
 
     That sum is what rounding errors grow with: a step is as wide as its group's largest value. By dynamic programming
-    over where the last group begins.
+    over where the last group begins; of very many channels, only so many even places are tried.
     """
-    size = len(ordered)
-    squares = ordered.double() ** 2
-    place = torch.arange(size + 1, dtype=torch.float64)
-    cost = squares[0] * place  # of the first n channels, n = 0..size, in one group
-    begun: list[Tensor] = []
-    width = place[None, :] - place[:-1, None]
-    extra = torch.where(width > 0, width * squares[:, None], torch.inf)  # of a last group from i to n
-    for _ in range(min(groups, size) - 1):
-        total = cost[:-1, None] + extra
-        cost, start = total.min(0)
+    places = [*range(0, len(ordered), -(-len(ordered) // PLACES)), len(ordered)]
+    edges, squares = torch.tensor(places, dtype=torch.float64), ordered[places[:-1]].double() ** 2
+    width = edges[None, :] - edges[:-1, None]
+    last = torch.where(width > 0, width * squares[:, None], torch.inf)  # cost of one group from edge i to edge n
+    cost, begun = last[0].clone(), []
+    cost[0] = 0
+    for _ in range(min(groups, len(squares)) - 1):
+        cost, start = (cost[:-1, None] + last).min(0)
         cost[0] = 0
         begun.append(start)
-    ends = [size]
+    ends = [len(squares)]
     for start in reversed(begun):
         ends.append(int(start[ends[-1]]) if ends[-1] else 0)
-    edges = sorted({0, *ends})
-    return tuple(after - before for before, after in pairwise(edges))
+    found = sorted({0, *(places[end] for end in ends)})
+    return tuple(after - before for before, after in pairwise(found))

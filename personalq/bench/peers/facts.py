@@ -108,7 +108,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if inside and name.startswith(inside):
             continue
-        if hasattr(module, "in_features") or (hasattr(module, "in_channels") and hasattr(module, "kernel_size")):
+        if hasattr(module, "in_features") or (hasattr(module, "kernel_size") and hasattr(module, "in_channels")):
             inside = f"{name}."
             yield name, module
 

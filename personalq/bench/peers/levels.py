@@ -19,12 +19,16 @@ rounded and then multiplied in fp32. Self-attention is computed in 16 bits every
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from personalq.backend.variants import Variant
+from torch import nn
+
+from personalq.backend.variants import REFERENCE, Variant, variant_from
+from personalq.quant.apply import Report
 from personalq.quant.formats import INT4, INT4_ACT, INT4_ROWS, INT8, LINEAR8, LOG4
 from personalq.quant.recipe import EDGES, GROUP, TEXT
+from personalq.quant.rules_joint import joint_rules
 from personalq.records import Protected, QType, Recipe, Rule
 
 
@@ -69,7 +73,12 @@ def recipe_at(
     bits = LEVELS[level]
     everything = Rule(r".*", bits.weight, bits.activation, bits.group, segments, dual)
     chosen = bits.probabilities if probabilities == "level" else probabilities
-    return Recipe(name, (EDGES, TEXT, everything), bits.rows, chosen, protect)
+    return Recipe(name, rules_for(everything), bits.rows, chosen, protect)
+
+
+def rules_for(rest: Rule) -> tuple[Rule, ...]:
+    """The product's own exceptions, and `rest` for every other layer."""
+    return (*joint_rules(rest), EDGES, TEXT, rest)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,20 @@ class Peer(NamedTuple):
     tag: Tag
     missing: Callable[[], str] = str
     """Why the row cannot be run here; empty where it can."""
+
+
+Pack = Callable[[nn.Module], Report]
+
+
+def peer(recipe: Recipe, level: str, pack: Pack | None = None, also: str = "") -> Peer:
+    """A row with our attention by a recipe, its layers packed by the recipe too, or by `pack`."""
+    variant = variant_from(recipe)
+    return Peer(replace(variant, quantize=pack) if pack else variant, tag_of(recipe, level, also))
+
+
+def library(name: str, pack: Pack, tag: Tag, missing: Callable[[], str] = str) -> Peer:
+    """A row of a library that packs layers and leaves attention as it is."""
+    return Peer(replace(REFERENCE, name=name, quantize=pack), tag, missing)
 
 
 def tag_of(recipe: Recipe, level: str, also: str = "") -> Tag:

@@ -14,13 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, recipe_at, tag_of
+from personalq.bench.peers.levels import Peer, peer, recipe_at
 from personalq.bench.peers.swap import Around, Layer, swap, with_weight
 from personalq.quant.apply import Report
 from personalq.quant.layers import QConv2d, QLinear
 from personalq.quant.segment import find_segments
-from personalq.quant.trigger import TriggerAware
 from personalq.records import Recipe, Rule
 
 SHORTCUTS = re.compile(r"^up_blocks\.\d+\.resnets\.\d+\.(conv1|conv_shortcut)$")
@@ -33,7 +31,7 @@ def qdiffusion() -> Iterator[Peer]:
             name = "-".join(filter(None, ("qdiffusion", level, softmax)))
             recipe = recipe_at(level, (), None if softmax else "level", name=name)
             pack = partial(quantize, recipe=recipe)
-            yield Peer(Variant(name, pack, TriggerAware(recipe)), tag_of(recipe, level))
+            yield peer(recipe, level, pack)
 
 
 def quantize(model: nn.Module, recipe: Recipe) -> Report:

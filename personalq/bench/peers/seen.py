@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from personalq.backend.captions import repository_captions
+from personalq.backend.variants import REFERENCE
 from personalq.catalog.scan import scan
 from personalq.diffusion.attach import attach, detach
-from personalq.diffusion.attention import FullPrecision, prompt_attention
 from personalq.diffusion.generate import denoise, initial_noise
 from personalq.diffusion.load import load_base, set_denoiser
 from personalq.diffusion.text import encode
@@ -30,7 +30,7 @@ Maxima = Mapping[str, Tensor]
 Calibration = Callable[[nn.Module], Maxima]
 """Finds the maxima of a denoiser that is about to be packed."""
 
-STEPS = 6
+STEPS = 4
 PLAIN = (
     "a photo of a dog on the beach",
     "a portrait of an old woman, oil painting",
@@ -57,15 +57,15 @@ class OnCaptions:
 
         Raises QuantizationError where the denoiser was not read from a complete base.
         """
-        parameter, source = next(model.parameters()), str(getattr(model, "name_or_path", ""))
+        parameter, source = next(model.parameters()), str(getattr(model, "config", {}).get("_name_or_path") or "")
         key = (source, parameter.dtype)
+        if not source:
+            raise QuantizationError("This row is calibrated on captions: open the denoiser from the folder of a base.")
         if key not in self._known:
             try:
                 pipe = load_base(source, parameter.device, parameter.dtype, with_denoiser=False)
             except ModelError as error:
-                raise QuantizationError(
-                    f"This row is calibrated, and the denoiser's base is not known to read captions with: {error}"
-                ) from error
+                raise QuantizationError(f"This row is calibrated, and the captions cannot be read: {error}") from error
             set_denoiser(pipe, model)
             self._known[key] = maxima_on(pipe, model, self.captions(Path(source)))
         return self._known[key]
@@ -89,7 +89,7 @@ def maxima_on(pipe: Any, model: nn.Module, jobs: Sequence[Job]) -> dict[str, Ten
                 noise, generator = initial_noise(pipe, job)
                 protected = text.rows(job.guidance > 1).protected
                 with (
-                    prompt_attention(model, FullPrecision(), protected),
+                    REFERENCE.attention(model, protected),
                     closing(denoise(pipe, text, noise, job, "reference", generator, False)) as steps,
                 ):
                     for frame in steps:

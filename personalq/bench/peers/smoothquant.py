@@ -12,11 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, recipe_at, tag_of
+from personalq.bench.peers.levels import Peer, peer, recipe_at
 from personalq.bench.peers.seen import Calibration, Maxima
 from personalq.quant.apply import Report, quantize_unet
-from personalq.quant.trigger import TriggerAware
+from personalq.quant.decide import decide
 from personalq.records import Recipe
 
 ALPHA = 0.5
@@ -27,12 +26,14 @@ def smoothquant(calibration: Calibration) -> Iterator[Peer]:
     for level in ("w8a8", "w4a8", "w8a4", "w4a4"):
         recipe = recipe_at(level, name=f"smoothquant-{level}")
         pack = partial(quantize, recipe=recipe, calibration=calibration)
-        yield Peer(Variant(recipe.name, pack, TriggerAware(recipe)), tag_of(recipe, level))
+        yield peer(recipe, level, pack)
 
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Calibration, alpha: float = ALPHA) -> Report:
     """Pack a denoiser with smoothed inputs. Raises QuantizationError as `quantize_unet` and the calibration do."""
-    factors = {name: 1 / s[None] for name, s in smoothing(model, calibration(model), alpha).items()}
+    packed = {item.names[0] for item in decide(model, recipe, {}) if item.format is not None}
+    maxima = {name: largest for name, largest in calibration(model).items() if name in packed}
+    factors = {name: 1 / s[None] for name, s in smoothing(model, maxima, alpha).items()}
     return quantize_unet(model, recipe, smoothing=factors)
 
 

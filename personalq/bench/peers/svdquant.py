@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalq.backend.variants import Variant
-from personalq.bench.peers.levels import Peer, recipe_at, tag_of
+from personalq.bench.peers.levels import Peer, peer, recipe_at
 from personalq.bench.peers.seen import Calibration
 from personalq.bench.peers.smoothquant import divisors
 from personalq.bench.peers.swap import Around, Layer, swap, with_weight
 from personalq.quant.apply import Report
 from personalq.quant.layers import QConv2d, QLinear
-from personalq.quant.trigger import TriggerAware
 from personalq.records import Recipe, Rule
 
 RANK = 32
@@ -35,7 +33,7 @@ def svdquant(calibration: Calibration) -> Iterator[Peer]:
         for rank in (RANK, SMALL):
             recipe = recipe_at(level, name=f"svdquant-{level}" if rank == RANK else f"svdquant-r{rank}-{level}")
             pack = partial(quantize, recipe=recipe, calibration=calibration, rank=rank)
-            yield Peer(Variant(recipe.name, pack, TriggerAware(recipe)), tag_of(recipe, level))
+            yield peer(recipe, level, pack)
 
 
 def quantize(model: nn.Module, recipe: Recipe, calibration: Calibration, rank: int = RANK) -> Report:

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from personalq.errors import QuantizationError
 from personalq.quant.apply import LayerReport, Report, stored_bytes
-from personalq.quant.decide import decide
+from personalq.quant.decide import decide, naming
 from personalq.records import Recipe, Rule
 
 Layer = nn.Linear | nn.Conv2d
@@ -36,10 +35,8 @@ def swap(model: nn.Module, recipe: Recipe, make: Make) -> Report:
         parameters, kind = sum(p.numel() for p in layer.parameters(recurse=False)), type(layer).__name__
         if item.format is not None:
             assert item.rule is not None and isinstance(layer, Layer)  # as `decide` has seen to
-            try:
+            with naming(name):
                 packed = make(name, layer, item.rule)
-            except QuantizationError as error:
-                raise QuantizationError(f"{name}: {error}") from error
         for place in item.names if isinstance(packed, nn.Module) else ():
             parent, _, leaf = place.rpartition(".")
             setattr(model.get_submodule(parent), leaf, packed)

@@ -18,6 +18,7 @@ from personalq.diffusion.attention import FullKV, FullPrecision
 from personalq.diffusion.text import TextEmbeddings, encode
 from personalq.records import Job
 
+TOP_MASS = "top-mass"
 STEPS = 8
 """Steps of the run that is measured, from seed 0 whatever the job's: the rows belong to the prompt."""
 
@@ -59,15 +60,13 @@ class TopMass:
         key = (base, job.prompt, job.negative, job.guidance, job.checkpoints)
         if key not in self._known:
             meter = MassMeter()
-            engine = Engine(base, str(session.device), session.pipe.text_encoder.dtype, {"mass": _reading(meter)})
+            engine = Engine(
+                base, str(session.device), session.pipe.text_encoder.dtype, {TOP_MASS: Variant(TOP_MASS, None, meter)}
+            )
             run = replace(job, seed=0, count=1, steps=min(job.steps, STEPS))
-            with closing(engine), closing(generate(engine, run, "mass", previews=False)) as frames:
+            with closing(engine), closing(generate(engine, run, TOP_MASS, previews=False)) as frames:
                 for _ in frames:
                     pass
             assert meter.mass is not None  # every denoiser that takes this attention attends to its text
             self._known[key] = meter.mass.cpu()
         return self._known[key]
-
-
-def _reading(meter: MassMeter) -> Variant:
-    return Variant("mass", None, meter)
