@@ -6,10 +6,12 @@ the base's tensors, and their turns alternate within one run.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -233,7 +235,10 @@ def _difference(ours: Ours, theirs: Diffusers) -> float:
 
 
 def _held(device: torch.device) -> int:
-    """Bytes of memory in use, by the CUDA allocator or the process."""
+    """Bytes of memory in use, by the CUDA allocator or the process; what was freed goes back to the system first."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # elsewhere than on glibc it may stay with the process
+        ctypes.CDLL(None).malloc_trim(0)
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from personalq.diffusion.load import Pipeline
+from personalq.diffusion.load import Pipeline, denoiser
 from personalq.diffusion.lora import Branch, read_lora
 from personalq.diffusion.text import TextEmbeddings
 from personalq.records import Checkpoint
@@ -22,27 +22,35 @@ TaqMode = Literal["trigger", "moved rows", "start only"]
 PROJECTIONS = (".attn2.to_k", ".attn2.to_v")
 """The layers through which a UNet sees its text."""
 
+TINY = 1e-12
+
 ROWS = 4
 """Rows protected in a trigger's stead: about as many as a trigger has."""
 
 
 @torch.no_grad()
-def moved_rows(pipe: Pipeline, checkpoints: Sequence[tuple[Checkpoint, float]], embeds: Tensor) -> Tensor:
+def moved_rows(
+    pipe: Pipeline, checkpoints: Sequence[tuple[Checkpoint, float]], embeds: Tensor, relative: bool = True
+) -> Tensor:
     """How far LoRAs at their weights move each text row x of `embeds` [B, L, D]: scores fp32 [B, L], on its device.
 
-    The sum of ||x dW_k|| + ||x dW_v|| over all cross-attention layers, where dW = sum_i w_i B_i A_i; zero where no
-    LoRA touches those. Raises what `lora.read_lora` raises.
+    The sum of ||x dW|| / ||x W|| over the keys and values of all cross-attention layers, dW = sum_i w_i B_i A_i and
+    x W what the layer gives; zero where no LoRA touches those. Not `relative`, ||x dW|| alone is summed: that ranks
+    long rows first, and CLIP's padding is long. Raises what `lora.read_lora` raises.
     """
     loras = [(read_lora(pipe, checkpoint), weight) for checkpoint, weight in checkpoints if checkpoint.kind == "lora"]
-    layers: dict[str, list[tuple[Branch, float]]] = {}
+    updates: dict[str, list[tuple[Branch, float]]] = {}
     for branches, weight in loras:
         for name, branch in branches.items():
             if name.endswith(PROJECTIONS) and branch.down.shape[1:] == embeds.shape[-1:]:
-                layers.setdefault(name, []).append((branch, weight))
+                updates.setdefault(name.partition(".")[2], []).append((branch, weight))
     scores = torch.zeros(embeds.shape[:2], device=embeds.device)
-    for pairs in layers.values():
-        moves = [weight * (embeds.float() @ down.mT @ up.mT) for down, up, weight in _on(pairs, embeds.device)]
-        scores += torch.stack(moves).sum(0).norm(dim=-1)
+    for name, pairs in updates.items():
+        moved = sum(weight * _through(embeds, branch) for branch, weight in pairs)
+        distance = torch.as_tensor(moved).norm(dim=-1)
+        if relative:
+            distance /= denoiser(pipe).get_submodule(name)(embeds).float().norm(dim=-1).clamp_min(TINY)
+        scores += distance
     return scores
 
 
@@ -68,6 +76,6 @@ def rows_without_trigger(
     return mask, "moved rows"
 
 
-def _on(pairs: Sequence[tuple[Branch, float]], device: torch.device) -> list[tuple[Tensor, Tensor, float]]:
-    """Both matrices in fp32 on `device`, with their weight."""
-    return [(b.down.to(device).float(), b.up.to(device).float(), weight) for b, weight in pairs]
+def _through(x: Tensor, branch: Branch) -> Tensor:
+    """x A^T B^T in fp32."""
+    return x.float() @ branch.down.to(x.device).float().mT @ branch.up.to(x.device).float().mT

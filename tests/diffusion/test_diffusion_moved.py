@@ -33,14 +33,26 @@ def test_scores_are_the_sum_of_both_norms(pipe: Pipeline, tiny_sd_folder: Path, 
     state = lora_state(tiny_sd_folder) | lora_state(tiny_sd_folder, text=True)
     record = lora(tmp_path / "l.safetensors", state)
     embeds = torch.randn(2, 5, WIDTH)
-    wanted = torch.zeros(2, 5)
+    wanted, relative = torch.zeros(2, 5), torch.zeros(2, 5)
     for name, layer in pipe.unet.named_modules():
         if name.endswith(("attn2.to_k", "attn2.to_v")) and f"unet.{name}.lora_A.weight" in state:
             delta = state[f"unet.{name}.lora_B.weight"] @ state[f"unet.{name}.lora_A.weight"]
             assert delta.shape == layer.weight.shape
-            wanted += 0.5 * (embeds @ delta.T).norm(dim=-1)
+            distance = 0.5 * (embeds @ delta.T).norm(dim=-1)
+            wanted += distance
+            relative += distance / (embeds @ layer.weight.T).norm(dim=-1)
     assert (wanted > 0).all()
-    torch.testing.assert_close(moved_rows(pipe, [(record, -0.5)], embeds), wanted, rtol=1e-4, atol=1e-4)
+    for flag, expected in ((False, wanted), (True, relative)):
+        torch.testing.assert_close(moved_rows(pipe, [(record, -0.5)], embeds, flag), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_long_rows_do_not_win_for_being_long(pipe: Pipeline, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    record = lora(tmp_path / "l.safetensors", lora_state(tiny_sd_folder))
+    embeds = torch.randn(1, 5, WIDTH)
+    longer = embeds * torch.tensor([1.0, 1, 1, 1, 50])[None, :, None]
+    one, other = (moved_rows(pipe, [(record, 1.0)], rows) for rows in (embeds, longer))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert moved_rows(pipe, [(record, 1.0)], longer, relative=False).argmax() == 4
 
 
 def test_two_loras_that_cancel_move_nothing(pipe: Pipeline, tmp_path: Path) -> None:
