@@ -1,0 +1,269 @@
+"""Draws what the quantisation and sensitivity benchmarks found, as PNG files. It measures nothing and ranks nothing.
+
+Colours are those of Okabe and Ito and of "cividis", which people who are blind to some colours can tell apart; every
+method has its own marker besides, and its name stands beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from personalq.errors import BenchError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+Points: TypeAlias = dict[str, tuple[float, float, tuple[float, float], str]]
+"""Where each row is, the ends of its interval, and its colour."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX<>hpd8H"
+NAMES = {
+    "psnr": "PSNR against the reference's picture, dB",
+    "identity": "pictures whose concept the probe names",
+    "probability": "probability the probe gives the concept",
+    "scene": "pictures whose scene the probe names",
+}
+ALIKE = 1.04
+"""Rows whose bytes are within this factor are drawn side by side."""
+
+COLOURS_KEPT = 96
+"""Of a finished picture, so that its file stays small."""
+
+APART = 0.022
+"""How far apart, as a share of the axis."""
+
+
+def identity_against_bytes(
+    result: Mapping[str, Any],
+    path: Path,
+    rows: Sequence[str] | None = None,
+    measures: Sequence[str] = ("identity", "psnr"),
+) -> None:
+    """A panel for each measure over stored megabytes, with 95 % intervals; `rows` chooses and orders the rows drawn.
+
+    The reference is drawn as a band. Rows of about the same bytes are moved apart sideways. Raises BenchError for
+    rows that the result does not have, and without matplotlib.
+    """
+    held = {row["name"]: row for row in result["rows"]}
+    names = [name for name in rows or held if name != "reference"]
+    if missing := [name for name in names if name not in held]:
+        raise BenchError(f"The result has no rows called {', '.join(missing)}.")
+    figure = _figure(9.5, 4.1 * len(measures))
+    places = spread_out({name: held[name]["stored_bytes"] / 1e6 for name in names})
+    drawn = []
+    for number, measure in enumerate(measures):
+        axes = figure.add_subplot(len(measures), 1, number + 1)
+        drawn.append((axes, _points(axes, held, {name: places[name] for name in names}, measure)))
+        axes.set_ylabel(NAMES.get(measure, measure))
+        axes.set_xlabel("stored megabytes of the denoiser" if number == len(measures) - 1 else "")
+    figure.suptitle(
+        f"{result['n']} pictures a row, {result['concepts']} concepts, the same noise; bars: 95 % over concepts",
+        fontsize=9,
+    )
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are put where there is room, so nothing may move any more
+    for axes, points in drawn:
+        _named(axes, points)
+    _save(figure, path)
+
+
+def spread_out(megabytes: Mapping[str, float]) -> dict[str, float]:
+    """Where each row is drawn: at its bytes, or beside others of about as many, the group centred on its mean."""
+    order = sorted(megabytes, key=lambda name: megabytes[name])
+    if not order:
+        return {}
+    span = (megabytes[order[-1]] - megabytes[order[0]]) or megabytes[order[0]]
+    groups: list[list[str]] = []
+    for name in order:
+        if groups and megabytes[name] <= megabytes[groups[-1][0]] * ALIKE:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    places = {}
+    for group in groups:
+        middle = sum(megabytes[name] for name in group) / len(group)
+        kept = [name for name in megabytes if name in group]  # in the order they were given in
+        for number, name in enumerate(kept):
+            places[name] = middle + (number - (len(kept) - 1) / 2) * APART * span
+    return places
+
+
+def sensitivity_map(result: Mapping[str, Any], path: Path) -> None:
+    """Kinds of places against blocks and thirds: weights and activations, prediction and what the trigger adds."""
+    from matplotlib.colors import LogNorm
+
+    figure = _figure(13, 8.4)
+    parts = {"prediction": "of the guided prediction", "concept": "of what the trigger adds"}
+    cells = [
+        value
+        for panel in result["maps"].values()
+        for part in panel.values()
+        for row in part
+        for cell in row
+        for value in cell or ()
+    ]
+    norm = LogNorm(max(min(cells), max(cells) / 1000), max(cells))
+    image = None
+    for number, (rounded, part) in enumerate((r, p) for r in result["maps"] for p in parts):
+        axes = figure.add_subplot(len(result["maps"]), len(parts), number + 1)
+        grid, kinds = _grid(result, result["maps"][rounded][part])
+        image = axes.imshow(grid, norm=norm, cmap="cividis", aspect="auto")
+        _cells(axes, grid, norm)
+        _frame(axes, result, kinds)
+        axes.set_title(f"four-bit {rounded}: relative error {parts[part]}", fontsize=9)
+    if image is not None:
+        figure.colorbar(image, ax=figure.axes, shrink=0.6, pad=0.01, label="relative error")
+    _save(figure, path)
+
+
+def _grid(
+    result: Mapping[str, Any], rows: Sequence[Sequence[Sequence[float] | None]]
+) -> tuple[list[list[float]], list[str]]:
+    """The kinds that have a number, and theirs in one line: block after block, third after third; NaN where none is."""
+    empty = [float("nan")] * len(result["thirds"])
+    held = [(kind, row) for kind, row in zip(result["kinds"], rows, strict=True) if any(row)]
+    return [[value for cell in row for value in (cell or empty)] for _, row in held], [kind for kind, _ in held]
+
+
+def _frame(axes: Axes, result: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    thirds, blocks = len(result["thirds"]), result["blocks"]
+    axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+    axes.set_xticks([thirds * number + (thirds - 1) / 2 for number in range(len(blocks))], blocks, fontsize=8)
+    axes.set_xticks(range(thirds * len(blocks)), [name[0] for name in result["thirds"]] * len(blocks), minor=True)
+    axes.tick_params(which="minor", labelsize=6, pad=1, length=0)
+    axes.tick_params(which="major", axis="x", pad=9)
+    for number in range(1, len(blocks)):
+        axes.axvline(thirds * number - 0.5, color="white", linewidth=1.5)
+    axes.tick_params(which="major", length=0)
+    axes.set_facecolor("#e8e8e8")
+
+
+def _cells(axes: Axes, grid: Sequence[Sequence[float]], norm: Any) -> None:
+    """Each cell's error in per cent, where there is one."""
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            if value == value:
+                shade = "black" if norm(value) > 0.6 else "white"
+                told = f"{100 * value:.0f}" if value >= 0.095 else f"{100 * value:.1f}"
+                axes.text(x, y, told, ha="center", va="center", fontsize=5.5, color=shade)
+
+
+# --- points with names beside them -------------------------------------------------------------
+
+
+def _points(axes: Axes, rows: Mapping[str, Any], places: Mapping[str, float], measure: str) -> Points:
+    """The rows' means and intervals, and the reference's as a band; returns where each row is."""
+    methods = list(dict.fromkeys(method(rows[name]) for name in places))
+    points: Points = {}
+    for name, x in places.items():
+        spread, which = rows[name][measure], methods.index(method(rows[name]))
+        colour, marker = COLOURS[which % len(COLOURS)], MARKERS[which % len(MARKERS)]
+        bars = [[spread["mean"] - spread["low"]], [spread["high"] - spread["mean"]]]
+        axes.errorbar(x, spread["mean"], bars, color=colour, elinewidth=0.8, capsize=0, alpha=0.7)
+        axes.plot(x, spread["mean"], marker, color=colour, markersize=6, markeredgecolor="white")
+        points[name] = (x, spread["mean"], (spread["low"], spread["high"]), colour)
+    whole = rows.get("reference", {}).get(measure)
+    if whole:
+        axes.axhspan(whole["low"], whole["high"], color="#999999", alpha=0.15, linewidth=0)
+        axes.axhline(whole["mean"], color="#666666", linewidth=0.8, linestyle="--")
+        megabytes = rows["reference"]["stored_bytes"] / 1e6
+        axes.annotate(
+            f"reference, {megabytes:.1f} MB",
+            (1, whole["mean"]),
+            (-4, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#444444",
+        )
+    axes.grid(axis="y", color="#dddddd", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12, y=0.12)
+    return points
+
+
+def method(row: Mapping[str, Any]) -> str:
+    """A row's name without its level: what it does, whatever the bits."""
+    name, level = str(row["name"]), str(row["level"])
+    return name.replace(f"-{level}", "", 1)
+
+
+def _named(axes: Axes, points: Points) -> None:
+    """Each point's name as near to it as no other name or point is in the way, joined by a thin line if it is far."""
+    from matplotlib.text import Text
+
+    inside, taken = (
+        axes.get_window_extent(),
+        [_around(axes.transData.transform((x, y)), 7) for x, y, *_ in points.values()],
+    )
+    bars = [
+        _around(axes.transData.transform((x, y)), 2) for x, _, bar, _ in points.values() for y in np.linspace(*bar, 40)
+    ]
+    for name, (x, y, _, colour) in sorted(points.items(), key=lambda item: -item[1][1]):
+        for avoided, (dx, dy, side) in itertools.product((taken + bars, taken), list(_offsets())):
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4} if abs(dx) + abs(dy) > 16 else None
+            text = axes.annotate(
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=7.5,
+                color=colour,
+                arrowprops=line,
+            )
+            text.get_window_extent()  # puts the text in its place; what it returns holds the line and its end too
+            box = Text.get_window_extent(text).padded(1.5)
+            if _within(box, inside) and not any(box.overlaps(other) for other in avoided):
+                taken.append(box)
+                break
+            text.remove()
+        else:
+            raise BenchError(f"There is no room for the name {name}: draw fewer rows.")
+
+
+def _offsets() -> Iterator[tuple[float, float, str]]:
+    """Places around a point in points of type, nearest first."""
+    steps = [(dx, dy) for dx in range(8, 200, 8) for dy in range(-160, 161, 8)]
+    for dx, dy in sorted(steps, key=lambda step: step[0] + 1.5 * abs(step[1])):
+        yield dx, dy, "left"
+        yield -dx, dy, "right"
+
+
+def _around(point: Any, reach: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    x, y = point
+    return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
+
+
+def _within(box: Bbox, outer: Bbox) -> bool:
+    return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BenchError("Plots need matplotlib: pip install matplotlib.") from error
+    return Figure((width, height), dpi=110, layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    with Image.open(buffer) as drawn:
+        drawn.convert("RGB").quantize(COLOURS_KEPT, dither=Image.Dither.NONE).save(path, optimize=True)
