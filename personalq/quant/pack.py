@@ -13,7 +13,10 @@ from personalq.errors import QuantizationError
 from personalq.quant.formats import INT8
 
 SHRINK = torch.arange(1.0, 0.2, -0.01).tolist()
-"""The 80 clip factors that the MSE search tries, 1.00 down to 0.21."""
+"""The 80 clip factors that the MSE search chooses from, 1.00 down to 0.21."""
+
+COARSE = 4
+"""Every so many of them are tried first."""
 
 INT4_STEPS = 6
 """Multipliers that the int4 search tries for each group: the one that covers it, and the next smaller ones."""
@@ -96,35 +99,60 @@ def _blocks(weight: Tensor) -> Iterator[Tensor]:
         yield weight.detach()[start : start + rows]
 
 
-def _row_scale(largest: Tensor) -> Tensor:
+def row_scale(largest: Tensor) -> Tensor:
+    """fp32 scale of rows whose largest magnitude becomes 127; above zero for rows of zeros."""
     return (largest / INT8.qmax).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _search_int8(weight: Tensor) -> Int8Weight:
-    """MSE search of one block [o, K] in fp32."""
-    magnitude = weight.abs()
-    largest = magnitude.amax(1)
-    best_scale, best_error = _row_scale(largest), torch.full_like(largest, torch.inf)
-    for shrink in SHRINK:
-        scale = _row_scale(largest * shrink)
-        codes = (weight / scale[:, None]).round_().clamp_(INT8.qmin, INT8.qmax)
-        error = (codes.mul_(scale[:, None]) - weight).square_().sum(1)
+    """MSE search of one block [o, K] in fp32: every fourth clip factor first, then those around each row's best."""
+    largest = weight.abs().amax(1)
+    best, best_error = torch.ones_like(largest), torch.full_like(largest, torch.inf)
+    room = torch.empty_like(weight), torch.empty_like(weight)
+
+    def attempt(shrink: Tensor) -> None:
+        nonlocal best, best_error
+        error = _int8_error(weight, row_scale(largest * shrink), *room)
         better = error < best_error
-        best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
-        # What clipping alone costs only grows from here on: below the best of every row the search is over.
-        clipped = (magnitude - (largest * shrink)[:, None]).clamp_min_(0).square_().sum(1)
-        if bool((clipped > best_error).all()):
+        best, best_error = torch.where(better, shrink, best), torch.where(better, error, best_error)
+
+    for shrink in SHRINK[::COARSE]:
+        # What clipping the largest weight alone costs only grows: above the best of every row the search is over.
+        if bool(((largest * (1 - shrink)).square() > best_error).all()):
             break
-    codes = (weight / best_scale[:, None]).round_().clamp_(INT8.qmin, INT8.qmax)
-    return Int8Weight(codes.to(torch.int8), best_scale)
+        attempt(torch.full_like(largest, shrink))
+    middle = best
+    for step in range(1, COARSE):
+        for shrunk in (middle - 0.01 * step, middle + 0.01 * step):
+            attempt(shrunk.clamp(SHRINK[-1], 1.0))
+    scale = row_scale(largest * best)
+    codes = torch.mul(weight, scale.reciprocal()[:, None], out=room[0]).round_().clamp_(INT8.qmin, INT8.qmax)
+    return Int8Weight(codes.to(torch.int8), scale)
+
+
+def _int8_error(weight: Tensor, scale: Tensor, scaled: Tensor, codes: Tensor) -> Tensor:
+    """Squared error of each row under its scale [o]; the last two are room to work in."""
+    torch.mul(weight, scale.reciprocal()[:, None], out=scaled)
+    torch.round(scaled, out=codes).clamp_(INT8.qmin, INT8.qmax).sub_(scaled)
+    error: Tensor = torch.linalg.vector_norm(codes, dim=1).mul_(scale).square_()
+    return error
 
 
 def _search_int4(weight: Tensor, group: int) -> Int4Weight:
     """Both stages for one block [o, K] in fp32."""
     rows, inputs = weight.shape
-    scale = _row_scale(weight.abs().amax(1))
+    scale = row_scale(weight.abs().amax(1))
     padded = F.pad(weight / scale[:, None], (0, -inputs % group)).view(rows, -1, group)
-    low, high = padded.amin(-1), padded.amax(-1)
+    gamma, offset = fit_groups(padded)
+    return fold(codes_in_groups(padded, gamma, offset), gamma, offset, scale)
+
+
+def fit_groups(values: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Integer multiplier and offset [...] for groups of row-scaled values [..., g], by the least squared error.
+
+    `importance` [..., g] weighs the squares.
+    """
+    low, high = values.amin(-1), values.amax(-1)
     cover = ((high - low) / 15).ceil().clamp_(1, 17)
     best_error = torch.full_like(low, torch.inf)
     best_gamma, best_offset = cover, low
@@ -132,16 +160,27 @@ def _search_int4(weight: Tensor, group: int) -> Int4Weight:
         gamma = (cover - less).clamp_min(1)
         offset = ((low + high - 15 * gamma) / 2).round_()
         offset = torch.minimum(offset.clamp_min_(-128), 127 - 15 * gamma)
-        values = _codes(padded, gamma, offset).mul_(gamma[..., None]).add_(offset[..., None])
-        error = (values - padded).square_().sum(-1)
+        squares = values_in_groups(codes_in_groups(values, gamma, offset), gamma, offset).sub_(values).square_()
+        error = (squares if importance is None else squares.mul_(importance)).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_gamma, best_offset = torch.where(better, gamma, best_gamma), torch.where(better, offset, best_offset)
-    codes = _codes(padded, best_gamma, best_offset).to(torch.uint8)
-    bytes_ = codes[..., : group // 2] | codes[..., group // 2 :] << 4
-    return Int4Weight(bytes_, best_gamma.to(torch.uint8), best_offset.to(torch.int8), scale)
+    return best_gamma, best_offset
 
 
-def _codes(values: Tensor, gamma: Tensor, offset: Tensor) -> Tensor:
-    """Nearest code in 0..15 for values [o, G, g]."""
+def fold(codes: Tensor, gamma: Tensor, offset: Tensor, scale: Tensor) -> Int4Weight:
+    """Codes [O, G, g] in 0..15, whole multipliers and offsets [O, G] and scales [O], as they are stored."""
+    codes = codes.to(torch.uint8)
+    half = codes.shape[-1] // 2
+    bytes_ = codes[..., :half] | codes[..., half:] << 4
+    return Int4Weight(bytes_, gamma.to(torch.uint8), offset.to(torch.int8), scale)
+
+
+def codes_in_groups(values: Tensor, gamma: Tensor, offset: Tensor) -> Tensor:
+    """Nearest code in 0..15 for row-scaled values [..., g]."""
     return ((values - offset[..., None]) / gamma[..., None]).round_().clamp_(0, 15)
+
+
+def values_in_groups(codes: Tensor, gamma: Tensor, offset: Tensor) -> Tensor:
+    """code * gamma + offset, in place of the codes [..., g]."""
+    return codes.mul_(gamma[..., None]).add_(offset[..., None])
