@@ -23,6 +23,7 @@ from personalq.diffusion.generate import memory_advice
 from personalq.diffusion.load import (
     Pipeline,
     check_denoiser_fits,
+    default_dtype,
     denoiser,
     dreambooth_folder,
     load_base,
@@ -60,19 +61,26 @@ class Engine:
     ) -> None:
         """Nothing is loaded yet. `base` is a diffusers folder or a Hub id; `device` is "auto", "cpu" or "cuda".
 
-        `dtype` of everything that is not quantised: by default float16 on CUDA and bfloat16 on the CPU.
+        `dtype` of everything that is not quantised: by default bfloat16 on the CPU and, for FLUX, on CUDA; float16
+        for the others there.
         `variants` are the precisions it knows.
         """
         self.variants = variants
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.base, self.device = base, torch.device(chosen)
-        self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.bfloat16)
+        self._dtype = dtype
         self._lock = threading.Lock()  # not reentrant: a generator may be closed by another thread than began it
         self._pipe: Pipeline | None = None
         self._root: str | None = None
         self._resident: tuple[str, Precision] | None = None
         self._report: Report | None = None
         self._kernels: Mapping[str, int] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of everything that is not quantised. Raises ModelError where that depends on a base that is not there."""
+        self._dtype = self._dtype or default_dtype(self.base, self.device)
+        return self._dtype
 
     def label(self, precision: Precision) -> str:
         """What a precision is on this machine, such as "reference (bfloat16, cpu)"."""

@@ -38,6 +38,8 @@ class Family:
     part: str
     without: dict[str, Any] = field(default_factory=dict)
     """Parts that pictures are made without."""
+    dtype: torch.dtype = torch.float16
+    """What it is computed in on CUDA."""
 
 
 NO_IMAGE_PROMPT = {"image_encoder": None, "feature_extractor": None}
@@ -48,7 +50,7 @@ FAMILIES = {
         Family(StableDiffusionPipeline, UNet2DConditionModel, "unet", NO_SAFETY_CHECKER),
         Family(StableDiffusionXLPipeline, UNet2DConditionModel, "unet", {"add_watermarker": False}),
         Family(StableDiffusion3Pipeline, SD3Transformer2DModel, "transformer", NO_IMAGE_PROMPT),
-        Family(FluxPipeline, FluxTransformer2DModel, "transformer", NO_IMAGE_PROMPT),
+        Family(FluxPipeline, FluxTransformer2DModel, "transformer", NO_IMAGE_PROMPT, torch.bfloat16),  # fp16 overflows
     )
 }
 DENOISERS = {family.denoiser.__name__: family.denoiser for family in FAMILIES.values()}
@@ -128,6 +130,14 @@ def load_denoiser(source: str | Path, device: str | torch.device, dtype: torch.d
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"The denoiser at {source} cannot be loaded as safetensors: {short(error)}") from error
     return in_fast_layout(model.to(device).eval(), torch.device(device))
+
+
+def default_dtype(source: str | Path, device: str | torch.device) -> torch.dtype:
+    """What a base model is computed in: bfloat16 on the CPU, on CUDA what its family was trained for.
+
+    Raises ModelError, on CUDA, when there is no model at `source`.
+    """
+    return torch.bfloat16 if torch.device(device).type == "cpu" else FAMILIES[pipeline_class(source)].dtype
 
 
 def denoiser_part(source: str | Path) -> str | None:
