@@ -14,7 +14,7 @@ from personalq.quant.apply import quantize_unet
 from personalq.quant.formats import INT4, INT4_ACT, INT4_ROWS, INT8, LINEAR8, LOG4
 from personalq.quant.joint import TriggerAwareJoint, fused_attention, fused_attention_reference, rounded
 from personalq.quant.layers import PackedWeight, QLinear
-from personalq.quant.recipe import EDGES, TEXT, recipe_named
+from personalq.quant.recipe import recipe_named, rules_for
 from personalq.quant.rules_joint import joint_rules
 from personalq.quant.trigger import quantize_probabilities
 from personalq.records import QType, Recipe, Rule
@@ -224,7 +224,7 @@ def test_adapters_add_to_the_exact_rows() -> None:
 
 def recipe(weight: QType, activation: QType) -> Recipe:
     rest = Rule(r".*", weight, activation=activation, group=32 if weight == INT4 else None)
-    return Recipe("r", (*joint_rules(rest), EDGES, TEXT, rest), text_rows=INT8, probabilities=LINEAR8)
+    return Recipe("r", rules_for(rest), text_rows=INT8, probabilities=LINEAR8)
 
 
 @pytest.mark.parametrize("make", [sd3_transformer, flux_transformer])
@@ -245,10 +245,10 @@ def test_transformers_are_packed_with_conditions_at_eight_bits(make: object, act
     assert report.coverage > 0.9
 
 
-def test_the_second_attention_of_sd35_is_packed_and_that_of_a_unet_is_not() -> None:
+def test_the_second_attention_of_sd35_sees_no_text_and_that_of_a_unet_nothing_else() -> None:
     for model, expected in ((sd3_transformer(), INT8), (unet(64), None)):
-        report = quantize_unet(model, recipe(INT8, INT8))
-        found = {layer.format for layer in report.layers if re.search(r"attn2\.to_[kv]$", layer.name)}
+        quantize_unet(model, recipe(INT8, INT8))
+        found = {m.rule.activation for n, m in model.named_modules() if re.search(r"attn2\.to_[kv]$", n)}
         assert found == {expected}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from personalq.bench.peers.levels import LEVELS, Peer, peer, recipe_at, rules_for
+from personalq.bench.peers.levels import LEVELS, Peer, peer, recipe_at
 from personalq.bench.peers.top_mass import TOP_MASS, TopMass
 from personalq.quant.formats import LINEAR4, LINEAR8, LOG4, LOG8, NF4
-from personalq.quant.recipe import GROUP, RECIPES
+from personalq.quant.recipe import GROUP, RECIPES, rules_for
 from personalq.records import Protected, QType, Recipe, Rule
 
 KEPT: dict[str, tuple[Protected, ...]] = {

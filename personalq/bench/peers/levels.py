@@ -27,8 +27,7 @@ from torch import nn
 from personalq.backend.variants import REFERENCE, Variant, variant_from
 from personalq.quant.apply import Report
 from personalq.quant.formats import INT4, INT4_ACT, INT4_ROWS, INT8, LINEAR8, LOG4
-from personalq.quant.recipe import EDGES, GROUP, TEXT
-from personalq.quant.rules_joint import joint_rules
+from personalq.quant.recipe import GROUP, rules_for
 from personalq.records import Protected, QType, Recipe, Rule
 
 
@@ -74,11 +73,6 @@ def recipe_at(
     everything = Rule(r".*", bits.weight, bits.activation, bits.group, segments, dual)
     chosen = bits.probabilities if probabilities == "level" else probabilities
     return Recipe(name, rules_for(everything), bits.rows, chosen, protect)
-
-
-def rules_for(rest: Rule) -> tuple[Rule, ...]:
-    """The product's own exceptions, and `rest` for every other layer."""
-    return (*joint_rules(rest), EDGES, TEXT, rest)
 
 
 @dataclass(frozen=True)
