@@ -74,7 +74,7 @@ def nf4_from_packed(layer: nn.Linear, tensors: Mapping[str, Tensor]) -> nn.Linea
     )
     packed.quant_state = state
     packed.bias = nn.Parameter(tensors["bias"], requires_grad=False) if "bias" in tensors else None
-    return cast("nn.Linear", packed.train(layer.training))
+    return cast("nn.Linear", packed)
 
 
 def _table(device: torch.device) -> Tensor:
