@@ -193,3 +193,11 @@ def test_the_triggers_rows_are_exact_beneath_a_lora(
     monkeypatch.setattr(type(aware), "project", watched)
     picture(engine, job, "taq-w8a8")
     assert len(off) >= 6 and max(off) < 1e-4
+
+
+def test_bfloat16_is_nearly_the_same_picture(engine: Engine) -> None:
+    half = Engine(engine.base, "cpu")
+    for precision in ("reference", "taq-w8a8"):
+        exact, rounded = (final(list(generate(e, JOB, precision))).image for e in (engine, half))
+        assert 30 < psnr(exact, rounded) < float("inf")
+    half.close()
