@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import psutil
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from personalq.backend.variants import Variant
+from personalq.backend.variants import VARIANTS, Variant, variant_named
+from personalq.bench.peers.registry import PEERS, TAGS, missing
 from personalq.bench.shapes import Shape, filling, inputs, shape_named, skeleton
-from personalq.diffusion.attention import PromptCache, text_layers
-from personalq.diffusion.lazy import fill
+from personalq.diffusion.attention import FullPrecision, PromptCache, prompt_attention, text_layers
+from personalq.diffusion.joint import FullJoint, joint_attention
 from personalq.errors import BenchError
 from personalq.quant.apply import Report
+from personalq.quant.kernels import use_kernels
 
 TRIGGER = slice(5, 8)
 """The rows of the prompt that are taken for the trigger's."""
+KNOWN: dict[str, Variant] = {**PEERS, **VARIANTS}
+"""The product's precisions, and their peers and controls."""
 
 
 class Setting(NamedTuple):
@@ -47,34 +52,63 @@ class Setting(NamedTuple):
         return inputs(shape_named(self.architecture), self.latent, self.place, self.dtype, self.seed)
 
 
-def load(shape: Shape, variant: Variant, setting: Setting) -> tuple[nn.Module, Report | None]:
-    """The denoiser at a variant: layer by layer where its packing can, and else the whole 16-bit model first.
+@dataclass(frozen=True)
+class Held:
+    """A denoiser at one precision."""
 
-    Raises QuantizationError, or BenchError when that model does not fit into the memory that is free.
+    shape: Shape
+    variant: Variant
+    model: nn.Module
+    report: Report | None
+    """How it was quantised; None for the reference."""
+    kernels: Mapping[str, int]
+    """How many packed layers are multiplied by which kernel of ours."""
+
+    def attention(self) -> AbstractContextManager[Any]:
+        """The variant's own attention for one prompt with a trigger of three tokens.
+
+        In UNets it is a cache of keys and values. Raises QuantizationError when the variant is not built for them.
+        """
+        return self.variant.attention(self.model, self._protected())
+
+    def our_attention(self) -> AbstractContextManager[Any]:
+        """The attention that the product runs quantised denoisers with, at full precision."""
+        if isinstance(self.model, UNet2DConditionModel):
+            protected = self._protected()
+            return prompt_attention(self.model, FullPrecision(), protected, blocked=protected.device.type == "cpu")
+        return joint_attention(self.model, FullJoint(), self._protected())
+
+    def _protected(self) -> Tensor:
+        device = next(tensor.device for tensor in (*self.model.parameters(), *self.model.buffers()))
+        protected = torch.zeros(self.shape.batch, self.shape.rows, dtype=torch.bool, device=device)
+        protected[-1, TRIGGER] = bool(self.variant.protect)
+        return protected.logical_or_(torch.tensor("all" in self.variant.protect))
+
+
+def variant_known(name: str) -> Variant:
+    """The variant called `name`. Raises BenchError when it cannot run here, QuantizationError when there is none."""
+    variant = variant_named(name, KNOWN)
+    if name in TAGS and (why := missing(name)):
+        raise BenchError(f"{name} cannot be measured: {why}.")
+    return variant
+
+
+def hold(setting: Setting, name: str) -> Held:
+    """The denoiser of a setting at a precision, layer by layer where its packing can, else all of it at 16 bits first.
+
+    Raises QuantizationError, or BenchError when a whole model does not fit into the memory that is free.
     """
-    model, materialize = skeleton(shape, setting.place, setting.dtype), filling(setting.place, setting.seed)
-    pack: Callable[..., Report] | None = variant.quantize
-    if pack is not None and "materialize" in inspect.signature(pack).parameters:
-        return model, pack(model, materialize=materialize)
-    whole, free = fp16_bytes(model), free_bytes(setting.place)
-    if whole > free:
-        raise BenchError(
-            f"{variant.name} needs all {whole / 1e9:.1f} GB of {shape.name} at 16 bits and {free / 1e9:.1f} GB are "
-            "free: leave it out, or take a machine with more memory."
-        )
-    fill(model, materialize)
-    return model, pack(model) if pack else None
-
-
-def attention(shape: Shape, model: nn.Module, variant: Variant, device: torch.device) -> AbstractContextManager[Any]:
-    """The variant's own attention for one prompt with a trigger of three tokens; in UNets a cache of keys, values.
-
-    Raises QuantizationError when the variant is not built for the architecture.
-    """
-    protected = torch.zeros(shape.batch, shape.rows, dtype=torch.bool, device=device)
-    protected[-1, TRIGGER] = bool(variant.protect)
-    protected |= "all" in variant.protect
-    return variant.attention(model, protected)
+    shape, variant = shape_named(setting.architecture), variant_known(name)
+    model = skeleton(shape, setting.place, setting.dtype)
+    if variant.quantize or not variant.recipe:
+        whole, free = fp16_bytes(model), free_bytes(setting.place)
+        if whole > free:
+            raise BenchError(
+                f"{name} needs all {whole / 1e9:.1f} GB of {shape.name} at 16 bits and {free / 1e9:.1f} GB are free: "
+                "leave it out, or take a machine with more memory."
+            )
+    report = variant.pack(model, filling(setting.place, setting.seed))
+    return Held(shape, variant, model, report, use_kernels(model))
 
 
 def prefill(model: nn.Module, cache: PromptCache[Any], text: Tensor) -> None:
