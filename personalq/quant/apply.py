@@ -14,12 +14,9 @@ from personalq.quant.decide import Decision, check_formats, decide, naming, own_
 from personalq.quant.formats import NF4
 from personalq.quant.layers import QConv2d, QLinear, nf4_linear
 from personalq.quant.nf4 import nf4_from_packed
-from personalq.quant.scratch import return_freed
+from personalq.quant.scratch import Scratch
 from personalq.quant.segment import Segments, find_segments
 from personalq.records import QType, Recipe
-
-TRIM_ELEMENTS = 1 << 25
-"""Float weights packed between two returns of freed memory to the system."""
 
 Materialize: TypeAlias = Callable[[str, nn.Module], None]
 """Gives the module of a dotted name its own parameters and buffers, in place; its children are not touched."""
@@ -116,7 +113,7 @@ def pack_layers(
     unet.requires_grad_(False)
     reports: dict[str, LayerReport] = {}
     largest_first = sorted(decisions, key=lambda item: -_parameters(unet.get_submodule(item.names[0])))
-    since = 0
+    scratch = Scratch()
     for done, item in enumerate(largest_first):
         name = item.names[0]
         if on_progress:
@@ -124,10 +121,8 @@ def pack_layers(
         with naming(name):
             state, factors = calibrated.get(name), smoothing.get(name)
             reports[name] = _carry_out(unet, item, materialize, state, factors)
-        since += reports[name].parameters
-        if since >= TRIM_ELEMENTS or done == len(decisions) - 1:
-            return_freed()
-            since = 0
+        scratch.replaced(reports[name].parameters)
+    scratch.give_back()
     if on_progress:
         on_progress(len(decisions), len(decisions), "")
     layers = tuple(reports[item.names[0]] for item in decisions)

@@ -17,6 +17,7 @@ from personalq.quant import onednn
 from personalq.quant.activation import Symmetric
 from personalq.quant.layers import PackedWeight, QConv2d
 from personalq.quant.ops import ConvShape
+from personalq.quant.scratch import Scratch
 
 KernelName = Literal["auto", "onednn", "torch"]
 
@@ -103,11 +104,14 @@ def use_kernels(model: nn.Module, kernel: KernelName = "auto") -> Counter[str]:
     if kernel == "onednn" and not onednn.available():
         raise QuantizationError("oneDNN's int8 products need an x86 processor with VNNI: choose the kernel 'torch'.")
     chosen: Counter[str] = Counter()
+    scratch = Scratch()
     for layer in model.modules():
         if isinstance(layer, PackedWeight):
             if layer.kernel is None and kernel != "torch" and onednn.available() and _suits(layer):
                 layer.use(OneDnnInt8(layer) if layer.gamma is None else OneDnnInt4(layer))
+                scratch.replaced(layer.shape.numel())
             chosen["torch" if layer.kernel is None else "onednn"] += 1
+    scratch.give_back()
     return chosen
 
 
