@@ -20,19 +20,22 @@ from personalq.backend.variants import VARIANTS, Variant, variant_named
 from personalq.catalog.hub_weights import fetched
 from personalq.diffusion.attach import attach, detach
 from personalq.diffusion.generate import memory_advice
+from personalq.diffusion.lazy import file_hashes, open_denoiser
 from personalq.diffusion.load import (
+    Denoiser,
     Pipeline,
     check_denoiser_fits,
     default_dtype,
     denoiser,
     dreambooth_folder,
     load_base,
-    load_denoiser,
     set_denoiser,
 )
-from personalq.errors import ModelError
+from personalq.errors import ModelError, QuantizationError
 from personalq.quant.apply import Report, stored_bytes
 from personalq.quant.kernels import use_kernels
+from personalq.quant.sidecar import read_sidecar
+from personalq.quant.store import load_quantized
 from personalq.records import Checkpoint, Job, Precision
 
 
@@ -129,16 +132,28 @@ class Engine:
         wanted = (str(source if whole else self.base), variant.name)
         if self._resident != wanted:
             self._evict()
-            model = load_denoiser(wanted[0], self.device, self.dtype)
+            model, materialize = open_denoiser(wanted[0], self.device, self.dtype)
             if whole and not complete:
                 check_denoiser_fits(model, self.base, whole)
-            if variant.quantize:
-                report = variant.quantize(model)
+            if variant.stored and not whole:
+                report: Report | None = self._read_stored(model, variant.stored)
+            else:
+                report = variant.pack(model, materialize)
+            if report:
                 self._kernels = use_kernels(model)  # whose layouts may take a few bytes more
                 self._report = replace(report, stored_bytes=stored_bytes(model))
             set_denoiser(self._pipe, model)
             self._resident = wanted
         return self._pipe
+
+    def _read_stored(self, model: Denoiser, folder: Path) -> Report:
+        """Fill the base's empty denoiser with a packed one. Raises QuantizationError when that is of another base."""
+        made_from = read_sidecar(folder).provenance.weight_sha256
+        if made_from and made_from != file_hashes(self.base):
+            raise QuantizationError(
+                f"{folder} was quantised from other weights than those of {self.base}: make it anew."
+            )
+        return load_quantized(model, folder, self.device)
 
     def _evict(self) -> None:
         """Drop the resident denoiser before another one is read."""

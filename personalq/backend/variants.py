@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from personalq.diffusion.attention import FullPrecision, PromptCache, TextAttention, prompt_attention
 from personalq.diffusion.joint import FullJoint, Joint, JointText, joint_attention
+from personalq.diffusion.lazy import Materialize, fill
 from personalq.diffusion.text import TextEmbeddings
 from personalq.errors import QuantizationError
 from personalq.quant.apply import Report, quantize_unet
 from personalq.quant.joint import TriggerAwareJoint
 from personalq.quant.recipe import RECIPES
+from personalq.quant.sidecar import read_sidecar
 from personalq.quant.trigger import TriggerAware
 from personalq.records import Job, Protected, Recipe
 
@@ -31,13 +33,32 @@ class Variant:
 
     name: str
     quantize: Callable[[nn.Module], Report] | None
-    """Packs a denoiser in place; None leaves it as it is."""
+    """Packs a whole 16-bit denoiser in place; None follows `recipe`."""
     text: TextAttention[Any]
     protect: tuple[Protected, ...] = ()
     mask: Callable[[Session, TextEmbeddings, Job], Tensor] | None = None
     """Chooses the protected rows itself, a mask of the shape of the text's own; None follows `protect`."""
     joint: JointText[Any] | None = None
     """Attends to picture and text together, in SD3 and FLUX; None is not built for those."""
+    recipe: Recipe | None = None
+    """How each layer is packed as it is read; None leaves all as they are."""
+    stored: Path | None = None
+    """The folder where the base's denoiser lies packed already."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether the denoiser is held in another form than its own."""
+        return self.quantize is not None or self.recipe is not None
+
+    def pack(self, denoiser: nn.Module, materialize: Materialize) -> Report | None:
+        """Fill an empty denoiser and pack it, each layer as it is read where the variant can; None if not packed.
+
+        Raises ModelError or QuantizationError.
+        """
+        if self.recipe is not None and self.quantize is None:
+            return quantize_unet(denoiser, self.recipe, materialize)
+        fill(denoiser, materialize)
+        return self.quantize(denoiser) if self.quantize else None
 
     def attention(
         self, denoiser: nn.Module, protected: Tensor
@@ -48,7 +69,7 @@ class Variant:
         built for the denoiser's kind.
         """
         if isinstance(denoiser, UNet2DConditionModel):
-            blocked = self.quantize is not None and protected.device.type == "cpu"
+            blocked = self.packs and protected.device.type == "cpu"
             return prompt_attention(denoiser, self.text, protected, blocked)
         if self.joint is None:
             raise QuantizationError(
@@ -60,12 +81,16 @@ class Variant:
 def variant_from(recipe: Recipe) -> Variant:
     """The variant that a recipe describes. Raises QuantizationError for formats that are not built."""
     return Variant(
-        recipe.name,
-        partial(quantize_unet, recipe=recipe),
-        TriggerAware(recipe),
-        recipe.protect,
-        joint=TriggerAwareJoint(recipe),
+        recipe.name, None, TriggerAware(recipe), recipe.protect, joint=TriggerAwareJoint(recipe), recipe=recipe
     )
+
+
+def stored_variant(folder: Path) -> Variant:
+    """The variant of a stored denoiser, under its recipe's name.
+
+    Raises QuantizationError when the folder's description is damaged, or the recipe has formats that are not built.
+    """
+    return replace(variant_from(read_sidecar(folder).recipe), stored=folder)
 
 
 REFERENCE = Variant("reference", None, FullPrecision(), joint=FullJoint())

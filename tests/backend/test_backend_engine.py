@@ -83,13 +83,13 @@ def test_the_old_denoiser_is_gone_before_the_new_one_is_read(engine: Engine, mon
     with engine.hold(JOB, "reference") as session:
         old = weakref.ref(session.pipe.unet)
     del session
-    load, seen = module.load_denoiser, []
+    load, seen = module.open_denoiser, []
 
     def watched(*args: object, **kwargs: object) -> object:
         seen.append(old())
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(module, "load_denoiser", watched)
+    monkeypatch.setattr(module, "open_denoiser", watched)
     with engine.hold(JOB, "taq-w8a8"):
         assert seen == [None]
 
