@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -99,7 +100,7 @@ def denoiser_folder(source: str | Path) -> Path:
         wanted = [f"{part}/config.json", f"{part}/{NAME}.safetensors*", f"{part}/{NAME}-*-of-*.safetensors"]
         try:
             folder = Path(snapshot_download(str(source), allow_patterns=wanted))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             raise ModelError(f"The weights of {source} cannot be fetched: {short(error)}") from error
     return folder / part if part else folder
 

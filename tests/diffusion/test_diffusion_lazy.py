@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from personalq.diffusion import lazy
 from personalq.diffusion.lazy import (
+    denoiser_folder,
     empty_denoiser,
     file_hashes,
     fill,
@@ -241,6 +244,36 @@ def test_a_model_with_tensors_that_are_in_no_file(folder: Path) -> None:
     }
     with pytest.raises(ModelError, match="is computed and in no file"):
         empty_denoiser(config, "cpu", torch.float32)
+
+
+def test_from_the_hub_only_what_is_read_is_fetched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub is played by a list of files, filtered as its client does it."""
+    there = ("config.json", FILE, INDEX, "diffusion_pytorch_model-00001-of-00002.safetensors")
+    elsewhere = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "../vae/" + FILE)
+    asked: list[str] = []
+
+    def fetch(source: str, allow_patterns: list[str]) -> str:
+        names = [f"unet/{name}".replace("unet/../", "") for name in (*there, *elsewhere)]
+        asked.extend(filter_repo_objects(names, allow_patterns=allow_patterns))
+        folder.rename(tmp_path / "unet")
+        return str(tmp_path)
+
+    monkeypatch.setattr(lazy, "denoiser_part", lambda source: "unet")
+    monkeypatch.setattr(lazy, "snapshot_download", fetch)
+    assert denoiser_folder("owner/name") == tmp_path / "unet"
+    assert asked == [f"unet/{name}" for name in there]
+
+
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(source: str, allow_patterns: list[str]) -> str:
+        raise HTTPError("no route to host")
+
+    monkeypatch.setattr(lazy, "denoiser_part", lambda source: "unet")
+    monkeypatch.setattr(lazy, "snapshot_download", fetch)
+    with pytest.raises(ModelError, match="cannot be fetched: no route to host"):
+        denoiser_folder("owner/name")
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:
