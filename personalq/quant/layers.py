@@ -148,7 +148,7 @@ class PackedWeight(nn.Module):
         outputs = self.segments.outputs if len(factors) > 1 else (len(codes),)
         rows = [_split(tensor, outputs) for tensor in (codes, self.scale, self.bias, self.sums)]
         parts = [self.product(x * f.view(shape), how, *part) for f, *part in zip(factors, *rows, strict=True)]
-        return torch.cat(parts, channel)
+        return torch.cat(parts, channel).to(x.dtype)
 
     def product(
         self, x: Tensor, how: Activation, codes: Tensor, scale: Tensor, bias: Tensor | None, sums: Tensor | None

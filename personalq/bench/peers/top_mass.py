@@ -13,8 +13,9 @@ from torch import Tensor
 
 from personalq.backend.compare import generate
 from personalq.backend.engine import Engine, Session
-from personalq.backend.variants import Variant
+from personalq.backend.variants import REFERENCE
 from personalq.diffusion.attention import FullKV, FullPrecision
+from personalq.diffusion.joint import FullJoint, KeyValue
 from personalq.diffusion.text import TextEmbeddings, encode
 from personalq.records import Job
 
@@ -23,19 +24,42 @@ STEPS = 8
 """Steps of the run that is measured, from seed 0 whatever the job's: the rows belong to the prompt."""
 
 
-class MassMeter(FullPrecision):
-    """Attention at full precision that adds up the probability of every text row, of the conditional sample."""
+class MassMeter:
+    """Adds up the probability of every text row, of the conditional sample."""
 
     def __init__(self) -> None:
         self.mass: Tensor | None = None
-        """fp32 [L], summed over layers, heads, image tokens and steps."""
+        """fp32 [L], summed over layers, heads, queries and steps."""
+
+    def add(self, query: Tensor, key: Tensor, rows: int) -> None:
+        """Count softmax(Q K^T / sqrt(d)) of query [B, h, n, d] and key [B, h, m, d], the text's rows first."""
+        for q, k in zip(query[-1].float(), key[-1].float(), strict=True):  # a head at a time: maps are large
+            mass = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[:, :rows].sum(0)
+            self.mass = mass if self.mass is None else self.mass + mass
+
+
+class MeteredText(FullPrecision):
+    """Cross-attention at full precision that is counted."""
+
+    def __init__(self, meter: MassMeter) -> None:
+        self.meter = meter
 
     def attend(self, query: Tensor, kv: FullKV) -> Tensor:
         """Scaled dot-product attention."""
-        logits = query[-1].float() @ kv.key[-1].float().mT * query.shape[-1] ** -0.5
-        mass = logits.softmax(-1).sum((0, 1))
-        self.mass = mass if self.mass is None else self.mass + mass
+        self.meter.add(query, kv.key, kv.key.shape[2])
         return super().attend(query, kv)
+
+
+class MeteredJoint(FullJoint):
+    """Joint attention at full precision that is counted."""
+
+    def __init__(self, meter: MassMeter) -> None:
+        self.meter = meter
+
+    def attend(self, query: Tensor, picture: KeyValue, text: KeyValue, rows: Tensor) -> Tensor:
+        """Scaled dot-product attention over both."""
+        self.meter.add(query, torch.cat([text[0], picture[0]], 2), text[0].shape[2])
+        return super().attend(query, picture, text, rows)
 
 
 class TopMass:
@@ -60,9 +84,8 @@ class TopMass:
         key = (base, job.prompt, job.negative, job.guidance, job.checkpoints)
         if key not in self._known:
             meter = MassMeter()
-            engine = Engine(
-                base, str(session.device), session.pipe.text_encoder.dtype, {TOP_MASS: Variant(TOP_MASS, None, meter)}
-            )
+            metered = replace(REFERENCE, name=TOP_MASS, text=MeteredText(meter), joint=MeteredJoint(meter))
+            engine = Engine(base, str(session.device), session.pipe.text_encoder.dtype, {TOP_MASS: metered})
             run = replace(job, seed=0, count=1, steps=min(job.steps, STEPS))
             with closing(engine), closing(generate(engine, run, TOP_MASS, previews=False)) as frames:
                 for _ in frames:

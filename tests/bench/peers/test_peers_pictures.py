@@ -13,7 +13,7 @@ from personalq.backend.variants import Variant
 from personalq.bench.peers.levels import LEVELS
 from personalq.bench.peers.registry import PEERS, ROWS, missing, rows
 from personalq.bench.peers.seen import OnCaptions
-from personalq.bench.peers.top_mass import MassMeter, TopMass
+from personalq.bench.peers.top_mass import MassMeter, MeteredJoint, MeteredText, TopMass
 from personalq.diffusion.attention import FullKV
 from personalq.diffusion.text import encode
 from personalq.errors import QuantizationError
@@ -73,7 +73,7 @@ def test_text_rows_are_really_stored_at_the_levels_bits(tiny_sd_folder: Path, va
     assert held["rtn-w8attn4"] < 0.7 * held["rtn-w8a8"] < 0.3 * held["reference"]
 
 
-@pytest.mark.parametrize("name", ["svdquant-w4a8", "dgq-w4a4", "taq+seg+dual-w8a8", "llm-int8"])
+@pytest.mark.parametrize("name", ["svdquant-w4a8", "dgq-w4a4", "taq+seg+dual-w8a8", "llm-int8", "top-mass-w8a8"])
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
 def test_other_families_are_packed_too(
     request: pytest.FixtureRequest, variants: dict[str, Variant], family: str, name: str
@@ -108,11 +108,19 @@ def test_mass_is_the_probability_of_each_row() -> None:
     meter, query, key = MassMeter(), torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8)
     query[..., 0] = 10
     key[-1, :, 4, 0] = 10
-    out = meter.attend(query, FullKV(key, torch.randn(2, 3, 7, 8)))
-    meter.attend(query, FullKV(key, torch.randn(2, 3, 7, 8)))
+    text = MeteredText(meter)
+    out = text.attend(query, FullKV(key, torch.randn(2, 3, 7, 8)))
+    text.attend(query, FullKV(key, torch.randn(2, 3, 7, 8)))
     assert out.shape == query.shape and meter.mass is not None
     torch.testing.assert_close(meter.mass.sum(), torch.tensor(2.0 * 3 * 5))
     assert int(meter.mass.argmax()) == 4
+
+
+def test_mass_beside_a_picture_is_what_the_text_gets_of_it() -> None:
+    meter, query, pair = MassMeter(), torch.zeros(2, 3, 5, 8), (torch.zeros(2, 3, 7, 8),) * 2
+    MeteredJoint(meter).attend(query, (torch.zeros(2, 3, 21, 8),) * 2, pair, torch.zeros(2, 7, dtype=torch.bool))
+    assert meter.mass is not None
+    torch.testing.assert_close(meter.mass, torch.full((7,), 3 * 5 / 28))
 
 
 def test_as_many_rows_as_the_trigger_has_and_the_same_for_every_seed(engine: Engine) -> None:

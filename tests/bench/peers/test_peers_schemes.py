@@ -64,6 +64,15 @@ def test_smoothing_helps_where_channels_are_loud(linear: tuple[nn.Linear, Tensor
     assert lost(smooth, layer, x) < 0.7 * lost(QLinear.from_float(layer, W8A8), layer, x)
 
 
+def test_smoothed_layers_answer_in_the_type_they_are_asked_in(
+    linear: tuple[nn.Linear, Tensor], conv: tuple[nn.Conv2d, Tensor]
+) -> None:
+    for (layer, x), packed in ((linear, QLinear), (conv, QConv2d)):
+        s = torch.rand(1, x.shape[1]) + 0.5
+        smooth = packed.from_float(layer.bfloat16(), W8A8, smoothing=s)
+        assert smooth(x.bfloat16()).dtype == torch.bfloat16
+
+
 # --- SVDQuant ------------------------------------------------------------------------------------
 
 
