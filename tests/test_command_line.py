@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from personalq.__main__ import app, known_precision, new_engine
+from personalq.__main__ import app
 from personalq.catalog.scan import Catalog
+from personalq.cli.build import known_precision, new_engine
 from personalq.errors import QuantizationError, RequestError, SettingsError, UnknownCheckpointError
 from personalq.settings import SAMPLE_REPO, Settings
 

@@ -12,12 +12,13 @@ import pytest
 from bench_records import made
 from typer.testing import CliRunner
 
-from personalq.__main__ import app, bench_means
+from personalq.__main__ import app
 from personalq.bench.means import Means
 from personalq.bench.selection import selection
 from personalq.bench.stylus import Composer
 from personalq.checkin.rerank.chat import Chat
 from personalq.checkin.rerank.endpoint import Completion
+from personalq.cli.build import bench_means
 from personalq.errors import BenchError, EndpointError, PersonalQError, SettingsError
 from personalq.records import Question, Request, Selection
 from personalq.settings import Settings
