@@ -283,3 +283,5 @@ class Frame:
     memory: MemoryReading | None = None
     warning: str | None = None
     """With the last frame: what the user should know, such as a trigger that was cut off."""
+    protected: str = ""
+    """With the last frame: which text rows stayed exact, such as "trigger", "moved rows" or "start only"; else none."""

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 from PIL.Image import Image
 
-from personalq.backend.engine import Engine
+from personalq.backend.engine import Engine, Session
 from personalq.backend.memory import Meter
 from personalq.diffusion.generate import denoise, initial_noise
 from personalq.diffusion.load import denoiser
-from personalq.diffusion.text import encode
+from personalq.diffusion.moved import rows_without_trigger
+from personalq.diffusion.text import TextEmbeddings, encode
 from personalq.errors import GenerationError
 from personalq.records import Frame, Job, Precision
 
@@ -37,18 +38,14 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
     A UNet's keys and values of the prompt are computed once for all of them. `previews` shows every third step.
-    Without a trigger or style among the spans the start token takes their place among the protected rows.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
     if job.count < 1:
         raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
     with engine.hold(job, precision) as session:
         pipe, meter = session.pipe, Meter(session.device)
-        variant = session.variant
-        text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
-        if variant.mask:
-            text = replace(text, protected=variant.mask(session, text, job))
-        with variant.attention(denoiser(pipe), text.rows(job.guidance > 1).protected) as cache:
+        text, protected = marked(session, job)
+        with session.variant.attention(denoiser(pipe), text.rows(job.guidance > 1).protected) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:
@@ -57,10 +54,26 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
                         memory = meter.reading(denoiser(pipe), cache.nbytes) if done else None
                         step = frame.step + index * frame.total
                         left = time.perf_counter()
-                        said = text.warning if done else None
-                        yield replace(frame, step=step, total=frame.total * job.count, memory=memory, warning=said)
+                        frame = replace(frame, step=step, total=frame.total * job.count, memory=memory)
+                        yield replace(frame, warning=text.warning, protected=protected) if done else frame
                         meter.skip(time.perf_counter() - left)
                 meter = Meter(session.device)
+
+
+def marked(session: Session, job: Job) -> tuple[TextEmbeddings, str]:
+    """The job's text, its rows marked that the session's variant keeps exact, and in words which those are.
+
+    Without a trigger or style among the spans, the rows that the job's LoRAs move most take their place; where none
+    moves any, the start token does.
+    """
+    pipe, variant = session.pipe, session.variant
+    text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
+    if variant.mask:
+        return replace(text, protected=variant.mask(session, text, job)), variant.name
+    if "trigger" not in variant.protect or any(span.role != "concept" for span in job.spans):
+        return text, " and ".join(variant.protect)
+    mask, mode = rows_without_trigger(pipe, job.checkpoints, text)
+    return replace(text, protected=mask), mode
 
 
 def psnr(a: Image, b: Image) -> float:

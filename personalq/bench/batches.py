@@ -17,13 +17,14 @@ from diffusers import UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor
 
+from personalq.backend.compare import marked
 from personalq.backend.engine import Session
 from personalq.diffusion.attention import prompt_attention
 from personalq.diffusion.generate import initial_noise
 from personalq.diffusion.load import Pipeline, denoiser
 from personalq.diffusion.predict import added_conditions
 from personalq.diffusion.preview import decode
-from personalq.diffusion.text import TextEmbeddings, encode
+from personalq.diffusion.text import TextEmbeddings
 from personalq.errors import BenchError, GenerationError
 from personalq.records import Job
 
@@ -43,19 +44,12 @@ class Batch:
 def together(session: Session, job: Job) -> Batch:
     """The `job.count` pictures of a job. Raises BenchError for denoisers other than UNets, and GenerationError."""
     pipe, began = session.pipe, time.perf_counter()
-    text = repeated(marked(session, job).rows(job.guidance > 1), job.count)
+    text = repeated(marked(session, job)[0].rows(job.guidance > 1), job.count)
     with prompt_attention(denoiser(pipe), session.variant.text, text.protected) as cache:
         x = list(walk(pipe, text, noise_of(pipe, job), job))[-1]
         kv_bytes = cache.nbytes // job.count
     images = [decode(pipe, x[index : index + 1]) for index in range(job.count)]
     return Batch(images, kv_bytes, (time.perf_counter() - began) / job.count)
-
-
-def marked(session: Session, job: Job) -> TextEmbeddings:
-    """The job's text, with the rows marked that the session's variant keeps exact."""
-    variant = session.variant
-    text = encode(session.pipe, job.prompt, job.negative, job.spans, variant.protect)
-    return replace(text, protected=variant.mask(session, text, job)) if variant.mask else text
 
 
 def repeated(text: TextEmbeddings, count: int) -> TextEmbeddings:

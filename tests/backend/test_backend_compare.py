@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_pipelines import lora, lora_state
 from torch import Tensor
 
 from personalq.backend import compare as module
@@ -169,3 +170,15 @@ def test_a_cut_off_trigger_is_said_with_the_picture(engine: Engine) -> None:
     job = replace(JOB, prompt=prompt, spans=(Span(360, 363, "trigger", "c"),))
     assert "too long" in (final(list(generate(engine, job, "reference"))).warning or "")
     assert final(list(generate(engine, JOB, "reference"))).warning is None
+
+
+def test_frames_say_which_rows_stayed_exact(engine: Engine, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    adapter = lora(tmp_path / "moves.safetensors", lora_state(tiny_sd_folder))
+    without = replace(JOB, spans=())
+    said = {
+        "trigger": generate(engine, JOB, "taq-w8a8"),
+        "start only": generate(engine, without, "taq-w8a8"),
+        "moved rows": generate(engine, replace(without, checkpoints=((adapter, 1.0),)), "taq-w8a8"),
+        "": generate(engine, JOB, "rtn-w8a8"),
+    }
+    assert {words: list(frames)[-1].protected for words, frames in said.items()} == {words: words for words in said}
