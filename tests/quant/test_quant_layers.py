@@ -266,6 +266,7 @@ def test_smoothing_is_taken_back(weight: Rule) -> None:
             assert relative(packed(x), layer(x)) < 1.4 * LIMIT[weight.weight.name]
             flat = layer.weight if layer is linear else layer.weight.permute(0, 2, 3, 1).flatten(1)
             assert relative(packed.dequantized(), flat) < 1.2 * LIMIT[weight.weight.name]
-            assert torch.equal(packed.to(torch.bfloat16).smoothing, factors)
+            half = packed.to(torch.bfloat16)
+            assert torch.equal(half.smoothing, factors) and half(x.to(torch.bfloat16)).dtype == torch.bfloat16
     with pytest.raises(QuantizationError, match="one per output segment"):
         QLinear.from_float(linear, weight, SPLIT, torch.ones(3, 320))
