@@ -52,7 +52,7 @@ class Slots:
         self._selected: tuple[Hashable, ...] = ()
         self._active: tuple[tuple[dict[str, Branch], float], ...] = ()
         self._models: dict[str, weakref.ref[nn.Module]] = {}
-        self._hooks: dict[str, RemovableHandle] = {}
+        self._hooks: dict[str, tuple[weakref.ref[nn.Module], RemovableHandle]] = {}
         self._placed: set[Hashable] = set()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -67,16 +67,17 @@ class Slots:
         return sum(resident.nbytes for resident in self._held.values())
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Work on these models from now on, by part ("unet", "text_encoder"); the same ones again cost nothing.
+        """Work on these models from now on, by part ("unet", "text_encoder"); for the same ones it is a quick look.
 
-        They are not kept alive. A LoRA stays held unless the new models are of another type or on another device.
+        They are not kept alive. A LoRA stays held unless the models are of another type or on another device than it.
         """
-        if {part: model() for part, model in self._models.items()} == dict(models):
-            return
-        self.release()
-        self._models = {part: weakref.ref(model) for part, model in models.items()}
+        same = {part: model() for part, model in self._models.items()} == dict(models)
+        if not same or any(layer() is not self._layer(name) for name, (layer, _) in self._hooks.items()):
+            self.release()
+            self._models = {part: weakref.ref(model) for part, model in models.items()}
+        homes = {part: home(model) for part, model in models.items()}
         for key, resident in list(self._held.items()):
-            if any((f.device, f.dtype) != home(models[p]) for p, f in resident.flats.items() if p in models):
+            if any(p in homes and (flat.device, flat.dtype) != homes[p] for p, flat in resident.flats.items()):
                 self.drop(key)
 
     def add(self, key: Hashable, branches: Mapping[str, Branch], keep: Collection[Hashable] = ()) -> None:
@@ -111,7 +112,7 @@ class Slots:
         for name in branches.keys() - self._hooks.keys():
             layer = self._layer(name)
             if layer is not None:
-                self._hooks[name] = layer.register_forward_hook(self._adding(name))
+                self._hooks[name] = weakref.ref(layer), layer.register_forward_hook(self._adding(name))
         self._placed.add(key)
 
     def select(self, chosen: Sequence[tuple[Hashable, float]]) -> None:
@@ -138,7 +139,7 @@ class Slots:
     def release(self) -> None:
         """Leave the models as they were before they were bound. What is held stays held."""
         self.select(())
-        for handle in self._hooks.values():
+        for _, handle in self._hooks.values():
             handle.remove()
         self._hooks.clear()
         self._placed.clear()
