@@ -7,12 +7,12 @@ method has its own marker besides, and its name stands beside it.
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from personalq.errors import BenchError
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
+
+FAR = 16
+"""Points of type beyond which a thin line joins a name to its point."""
+
+_STEPS = [(side * dx, dy) for dx in range(8, 200, 8) for dy in range(-160, 161, 8) for side in (1, -1)]
+OFFSETS = np.array(sorted(_STEPS, key=lambda step: abs(step[0]) + 1.5 * abs(step[1])), dtype=np.float64)
+"""Where names are tried, in points of type from what they name, nearest first."""
 
 Points: TypeAlias = dict[str, tuple[float, float, tuple[float, float], str]]
 """Where each row is, the ends of its interval, and its colour."""
@@ -200,57 +207,43 @@ def method(row: Mapping[str, Any]) -> str:
 
 
 def _named(axes: Axes, points: Points) -> None:
-    """Each point's name as near to it as no other name or point is in the way, joined by a thin line if it is far."""
-    from matplotlib.text import Text
+    """Each point's name as near to it as no name or point is in the way, and no interval where that can be had.
 
-    inside, taken = (
-        axes.get_window_extent(),
-        [_around(axes.transData.transform((x, y)), 7) for x, y, *_ in points.values()],
-    )
-    bars = [
-        _around(axes.transData.transform((x, y)), 2) for x, _, bar, _ in points.values() for y in np.linspace(*bar, 40)
-    ]
+    Boxes are in pixels, [n, 4]: left, bottom, right, top. Nothing that was laid out may move afterwards.
+    """
+    scale, inside = axes.figure.dpi / 72, np.array(axes.get_window_extent().extents)
+    at = {name: axes.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
+    taken = np.array([[x - 7, y - 7, x + 7, y + 7] for x, y in at.values()])
+    ends = [axes.transData.transform([(x, low), (x, high)]) for x, _, (low, high), _ in points.values()]
+    bars = np.array([[low[0] - 2, low[1], high[0] + 2, high[1]] for low, high in ends])
     for name, (x, y, _, colour) in sorted(points.items(), key=lambda item: -item[1][1]):
-        for avoided, (dx, dy, side) in itertools.product((taken + bars, taken), list(_offsets())):
-            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4} if abs(dx) + abs(dy) > 16 else None
-            text = axes.annotate(
-                name,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=7.5,
-                color=colour,
-                arrowprops=line,
-            )
-            text.get_window_extent()  # puts the text in its place; what it returns holds the line and its end too
-            box = Text.get_window_extent(text).padded(1.5)
-            if _within(box, inside) and not any(box.overlaps(other) for other in avoided):
-                taken.append(box)
-                break
-            text.remove()
-        else:
+        text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", va="center", fontsize=7.5, color=colour)
+        boxes = _candidates(at[name], text.get_window_extent(), scale)
+        held = (boxes[:, :2] >= inside[:2]).all(1) & (boxes[:, 2:] <= inside[2:]).all(1)
+        free = held & ~_overlap(boxes, taken)
+        best = np.flatnonzero(free & ~_overlap(boxes, bars))
+        best = best if len(best) else np.flatnonzero(free)
+        if not len(best):
             raise BenchError(f"There is no room for the name {name}: draw fewer rows.")
+        taken = np.concatenate([taken, boxes[best[:1]]])
+        dx, dy = OFFSETS[best[0]]
+        text.set(position=(dx, dy), horizontalalignment="left" if dx > 0 else "right")
+        if abs(dx) + abs(dy) > FAR:
+            end = axes.transData.inverted().transform(at[name] + scale * np.array([dx, dy]))
+            axes.plot([x, end[0]], [y, end[1]], color=colour, linewidth=0.4, scalex=False, scaley=False)
 
 
-def _offsets() -> Iterator[tuple[float, float, str]]:
-    """Places around a point in points of type, nearest first."""
-    steps = [(dx, dy) for dx in range(8, 200, 8) for dy in range(-160, 161, 8)]
-    for dx, dy in sorted(steps, key=lambda step: step[0] + 1.5 * abs(step[1])):
-        yield dx, dy, "left"
-        yield -dx, dy, "right"
+def _candidates(at: Any, size: Bbox, scale: float) -> NDArray[np.float64]:
+    """Where a name of this size would stand for every one of `OFFSETS`."""
+    left = at[0] + scale * OFFSETS[:, 0] - np.where(OFFSETS[:, 0] > 0, 0, size.width)
+    bottom = at[1] + scale * OFFSETS[:, 1] - size.height / 2
+    return np.stack([left - 1, bottom - 1, left + size.width + 1, bottom + size.height + 1], 1)
 
 
-def _around(point: Any, reach: float) -> Bbox:
-    from matplotlib.transforms import Bbox
-
-    x, y = point
-    return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
-
-
-def _within(box: Bbox, outer: Bbox) -> bool:
-    return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)
+def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes [n, 4] overlap any of the others [m, 4]."""
+    a, b = boxes[:, None], others[None]
+    return np.asarray(((a[..., :2] < b[..., 2:]) & (b[..., :2] < a[..., 2:])).all(-1).any(-1))
 
 
 def _figure(width: float, height: float) -> Figure:
