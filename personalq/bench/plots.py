@@ -129,6 +129,8 @@ def sensitivity_map(result: Mapping[str, Any], path: Path) -> None:
         _frame(axes, result, kinds)
         axes.set_title(f"four-bit {rounded}: relative error {parts[part]}", fontsize=9)
     if image is not None:
+        thirds = ", ".join(f"{name[0].upper()}: {name}" for name in result["thirds"])
+        figure.supxlabel(f"thirds of the steps, {thirds}; numbers in per cent", fontsize=8)
         figure.colorbar(image, ax=figure.axes, shrink=0.6, pad=0.01, label="relative error")
     _save(figure, path)
 
@@ -146,12 +148,13 @@ def _frame(axes: Axes, result: Mapping[str, Any], kinds: Sequence[str]) -> None:
     thirds, blocks = len(result["thirds"]), result["blocks"]
     axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
     axes.set_xticks([thirds * number + (thirds - 1) / 2 for number in range(len(blocks))], blocks, fontsize=8)
-    axes.set_xticks(range(thirds * len(blocks)), [name[0] for name in result["thirds"]] * len(blocks), minor=True)
-    axes.tick_params(which="minor", labelsize=6, pad=1, length=0)
-    axes.tick_params(which="major", axis="x", pad=9)
+    for number, third in enumerate([name[0].upper() for name in result["thirds"]] * len(blocks)):
+        below = axes.get_xaxis_transform()
+        axes.text(number, -0.01, third, transform=below, ha="center", va="top", fontsize=6)
+    axes.tick_params(axis="x", pad=9)
     for number in range(1, len(blocks)):
         axes.axvline(thirds * number - 0.5, color="white", linewidth=1.5)
-    axes.tick_params(which="major", length=0)
+    axes.tick_params(length=0)
     axes.set_facecolor("#e8e8e8")
 
 
@@ -229,7 +232,7 @@ def _named(axes: Axes, points: Points) -> None:
         dx, dy = OFFSETS[best[0]]
         text.set(position=(dx, dy), horizontalalignment="left" if dx > 0 else "right")
         if abs(dx) + abs(dy) > FAR:
-            end = axes.transData.inverted().transform(at[name] + scale * np.array([dx, dy]))
+            end = axes.transData.inverted().transform(at[name] + scale * np.array([dx - np.sign(dx) * 2, dy]))
             axes.plot([x, end[0]], [y, end[1]], color=colour, linewidth=0.4, scalex=False, scaley=False)
 
 
