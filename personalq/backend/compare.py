@@ -45,7 +45,8 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
     with engine.hold(job, precision) as session:
         pipe, meter = session.pipe, Meter(session.device)
         text, protected = marked(session, job)
-        with session.variant.attention(denoiser(pipe), text.rows(job.guidance > 1).protected) as cache:
+        rows = text.rows(job.guidance > 1).protected
+        with session.variant.attention(denoiser(pipe), rows, session.is_tight) as cache:
             for index in range(job.count):
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:

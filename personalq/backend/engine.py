@@ -33,10 +33,13 @@ from personalq.diffusion.load import (
 )
 from personalq.errors import ModelError, QuantizationError
 from personalq.quant.apply import Report, stored_bytes
-from personalq.quant.kernels import use_kernels
+from personalq.quant.kernels import KernelName, use_kernels
 from personalq.quant.sidecar import read_sidecar
 from personalq.quant.store import load_quantized
 from personalq.records import Checkpoint, Job, Precision
+
+TIGHT = 0.1
+"""Share of a GPU's memory; with less than this left it counts as short."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class Session:
     kernels: Mapping[str, int]
     """How many packed layers are multiplied by which kernel."""
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether a GPU has so little memory left that a text's projections should wait in host memory."""
+        if self.device.type != "cuda":
+            return False
+        free, total = torch.cuda.mem_get_info(self.device)
+        return free < TIGHT * total
+
 
 class Engine:
     """Holds one base model and lends it out, one job at a time, at the precision asked for."""
@@ -61,13 +72,15 @@ class Engine:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         variants: Mapping[str, Variant] = VARIANTS,
+        kernel: KernelName = "auto",
     ) -> None:
         """Nothing is loaded yet. `base` is a diffusers folder or a Hub id; `device` is "auto", "cpu" or "cuda".
 
         `dtype` of everything that is not quantised: by default bfloat16 on the CPU and, for FLUX, on CUDA; float16
         for the others there.
-        `variants` are the precisions it knows.
+        `variants` are the precisions it knows; `kernel` multiplies packed weights, as `kernels.use_kernels` says.
         """
+        self.kernel: KernelName = kernel
         self.variants = variants
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.base, self.device = base, torch.device(chosen)
@@ -140,7 +153,7 @@ class Engine:
             else:
                 report = variant.pack(model, materialize)
             if report:
-                self._kernels = use_kernels(model)  # whose layouts may take a few bytes more
+                self._kernels = use_kernels(model, self.kernel)  # whose layouts may take a few bytes more
                 self._report = replace(report, stored_bytes=stored_bytes(model))
             set_denoiser(self._pipe, model)
             self._resident = wanted

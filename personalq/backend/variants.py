@@ -61,16 +61,17 @@ class Variant:
         return self.quantize(denoiser) if self.quantize else None
 
     def attention(
-        self, denoiser: nn.Module, protected: Tensor
+        self, denoiser: nn.Module, protected: Tensor, release: bool = False
     ) -> AbstractContextManager[PromptCache[Any] | Joint[Any]]:
         """Let a denoiser attend to one prompt as this variant does, until the context is left.
 
-        `protected` [B, L] bool has the batch of the denoising steps. Raises QuantizationError when the variant is not
+        `protected` [B, L] bool has the batch of the denoising steps. With `release`, a UNet's text projections wait in
+        host memory while they are not needed. Raises QuantizationError when the variant is not
         built for the denoiser's kind.
         """
         if isinstance(denoiser, UNet2DConditionModel):
             blocked = self.packs and protected.device.type == "cpu"
-            return prompt_attention(denoiser, self.text, protected, blocked)
+            return prompt_attention(denoiser, self.text, protected, blocked, release)
         if self.joint is None:
             raise QuantizationError(
                 f"{self.name} is not built for SD3 and FLUX: choose another, or an SD or SDXL base."

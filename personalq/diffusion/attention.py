@@ -80,10 +80,12 @@ class FullPrecision:
 class PromptCache(Generic[KV]):
     """Keys and values of one prompt for every cross-attention layer; filled by the first denoising step."""
 
-    def __init__(self, text: TextAttention[KV], protected: Tensor) -> None:
+    def __init__(self, text: TextAttention[KV], protected: Tensor, release: bool = False) -> None:
         self.text = text
         self.protected = protected
         """[B, L] bool, on the device of the denoiser; B is 2 (unconditional, conditional) or 1."""
+        self.release = release
+        """Projections are brought to the device only while they project, and are kept in host memory."""
         self.kept: dict[str, KV] = {}
 
     @property
@@ -94,9 +96,15 @@ class PromptCache(Generic[KV]):
     def attend(self, layer: str, attn: Attention, query: Tensor, embeddings: Tensor) -> Tensor:
         """Attend `query` [B, h, N, d] to the text [B, L, D], projecting the text only if it is not kept yet."""
         if layer not in self.kept:
-            key, value = (heads(project(embeddings), attn.heads) for project in (attn.to_k, attn.to_v))
+            key, value = (heads(self._through(project, embeddings), attn.heads) for project in (attn.to_k, attn.to_v))
             self.kept[layer] = self.text.project(key, value, self.protected)
         return self.text.attend(query, self.kept[layer])
+
+    def _through(self, project: nn.Module, embeddings: Tensor) -> Tensor:
+        out: Tensor = project.to(embeddings.device)(embeddings)
+        if self.release:
+            project.to("cpu")
+        return out
 
 
 class CachedTextProcessor:
@@ -201,14 +209,15 @@ def _extras(attn: Attention) -> bool:
 
 @contextmanager
 def prompt_attention(
-    unet: nn.Module, text: TextAttention[KV], protected: Tensor, blocked: bool = False
+    unet: nn.Module, text: TextAttention[KV], protected: Tensor, blocked: bool = False, release: bool = False
 ) -> Iterator[PromptCache[KV]]:
     """Give the UNet's text cross-attention a cache for one prompt; on leaving, restore it and drop the cache.
 
     `protected` [B, L] bool must have the batch of the denoising steps: unconditional row first under guidance.
-    With `blocked`, self-attention goes through `blocked_attention`.
+    With `blocked`, self-attention goes through `blocked_attention`. With `release`, the layers that project the text
+    wait in host memory once they have projected, for the next prompt too.
     """
-    layers, cache = text_layers(unet), PromptCache(text, protected)
+    layers, cache = text_layers(unet), PromptCache(text, protected, release)
     processors: dict[Attention, Any] = {attn: CachedTextProcessor(name, cache) for name, attn in layers.items()}
     if blocked:
         processors |= {attn: BlockedProcessor() for attn in self_layers(unet).values()}

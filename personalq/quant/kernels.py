@@ -1,7 +1,8 @@
 """Which kernel multiplies the weight of each packed layer: chosen once, explicitly, and reported by name.
 
-"torch" is plain torch on the layer's own tensors, the reference. "onednn" takes the tensors into the layout of the
-fast CPU path; the layer then holds them there and nowhere else. It knows no recipes and packs nothing.
+"torch" is plain torch on the layer's own tensors, the reference. "compiled" fuses what goes before and after the integer
+product, for GPUs. "onednn" takes the tensors into the layout of the fast CPU path; the layer then holds them there and
+nowhere else. It knows no recipes and packs nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +14,54 @@ import torch
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant import onednn
+from personalq.quant import onednn, ops
 from personalq.quant.activation import Symmetric
 from personalq.quant.layers import PackedWeight, QConv2d
 from personalq.quant.ops import ConvShape
+from personalq.quant.pack import Int4Weight, unpack_int4
 from personalq.quant.scratch import Scratch
 
-KernelName = Literal["auto", "onednn", "torch"]
+KernelName = Literal["auto", "onednn", "compiled", "torch"]
+
+
+class Compiled(nn.Module):
+    """The layer's own codes, between two compiled passes."""
+
+    name = "compiled"
+    codes: Tensor
+    gamma: Tensor | None
+    offset: Tensor | None
+
+    def __init__(self, layer: PackedWeight, passes: ops.Passes) -> None:
+        super().__init__()
+        self.shape, self.inputs, self.passes = _convolution(layer), layer.inputs, passes
+        for name in ("codes", "gamma", "offset"):
+            self.register_buffer(name, getattr(layer, name))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The layer's own tensors."""
+        return dict(self.named_buffers())
+
+    def int8_codes(self) -> Tensor:
+        """The weight as exact int8 values [O, K]."""
+        if self.gamma is None or self.offset is None:
+            return self.codes
+        return unpack_int4(Int4Weight(self.codes, self.gamma, self.offset, self.codes), self.inputs)
+
+    def linear(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., K] to [..., O]."""
+        return ops.linear_int8(x, self.int8_codes(), scale, bias, self.passes)
+
+    def conv2d(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """x [B, C, H, W] to [B, O, H', W']."""
+        assert self.shape is not None  # given to convolutions only
+        return ops.conv2d_int8(x, self.int8_codes(), scale, bias, self.shape, self.passes)
 
 
 class OneDnnInt8(nn.Module):
     """int8 codes in oneDNN's own layout: four bytes a row more, and rows filled up to a multiple of 64."""
+
+    name = "onednn"
 
     packed: Tensor
 
@@ -50,6 +88,8 @@ class OneDnnInt8(nn.Module):
 
 class OneDnnInt4(nn.Module):
     """Four-bit codes with the output channels innermost, as they are multiplied once unpacked."""
+
+    name = "onednn"
 
     codes: Tensor
     """uint8 [G, g/2, O]; `gamma` and `offset` are uint8 and int8 [G, 1, O]."""
@@ -97,27 +137,33 @@ class OneDnnInt4(nn.Module):
 def use_kernels(model: nn.Module, kernel: KernelName = "auto") -> Counter[str]:
     """Choose the kernel of every packed layer, and say how many got which.
 
-    "auto" takes oneDNN for weights on the CPU where the processor has VNNI, and for int8 inputs with one scale; the
-    rest stays with plain torch. Weights that have a kernel keep it. Raises QuantizationError when "onednn" is asked
+    "auto" takes oneDNN for weights on the CPU where the processor has VNNI. Only layers with int8 inputs of one scale
+    have other kernels than plain torch. Weights that have a kernel keep it. Raises QuantizationError when "onednn" is asked
     for where it cannot run.
     """
     if kernel == "onednn" and not onednn.available():
         raise QuantizationError("oneDNN's int8 products need an x86 processor with VNNI: choose the kernel 'torch'.")
     chosen: Counter[str] = Counter()
-    scratch = Scratch()
+    passes, scratch = None, Scratch()
     for layer in model.modules():
         if isinstance(layer, PackedWeight):
-            if layer.kernel is None and kernel != "torch" and onednn.available() and _suits(layer):
+            if layer.kernel is None and _suits(layer) and kernel == "compiled":
+                passes = passes or ops.compiled_passes()
+                layer.use(Compiled(layer, passes))
+            elif layer.kernel is None and _suits(layer) and kernel != "torch" and _is_for_onednn(layer):
                 layer.use(OneDnnInt8(layer) if layer.gamma is None else OneDnnInt4(layer))
                 scratch.replaced(layer.shape.numel())
-            chosen["torch" if layer.kernel is None else "onednn"] += 1
+            chosen[layer.kernel.name if layer.kernel else "torch"] += 1
     scratch.give_back()
     return chosen
 
 
 def _suits(layer: PackedWeight) -> bool:
-    plain = layer.activation == Symmetric() and not layer.parts and layer.smoothing is None
-    return plain and layer.codes.device.type == "cpu"
+    return layer.activation == Symmetric() and not layer.parts and layer.smoothing is None
+
+
+def _is_for_onednn(layer: PackedWeight) -> bool:
+    return layer.codes.device.type == "cpu" and onednn.available()
 
 
 def _convolution(layer: PackedWeight) -> ConvShape | None:

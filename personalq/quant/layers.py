@@ -33,6 +33,8 @@ from personalq.records import Rule
 class Kernel(Protocol):
     """What holds a weight's codes in a layout of its own, and multiplies with them."""
 
+    name: str
+
     def tensors(self) -> dict[str, Tensor]:
         """The codes as the layer had them."""
         ...

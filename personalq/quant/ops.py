@@ -6,7 +6,8 @@ rescaling. Activations are quantised symmetrically at run time: per token for li
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,24 +68,42 @@ def rescale(product: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None,
     return out.to(dtype)
 
 
-def linear_int8(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+class Passes(NamedTuple):
+    """What goes before and after an integer product: `quantize_rows` and `rescale`, or the same two compiled."""
+
+    quantize: Callable[..., tuple[Tensor, Tensor]]
+    rescale: Callable[..., Tensor]
+
+
+PLAIN = Passes(quantize_rows, rescale)
+
+
+def compiled_passes(backend: str = "inductor") -> Passes:
+    """Both passes through `torch.compile`, each one kernel: Triton's on CUDA, made at the first call of a shape."""
+    once: Callable[[Any], Any] = torch.compile(dynamic=True, backend=backend)
+    return Passes(once(quantize_rows), once(rescale))
+
+
+def linear_int8(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, passes: Passes = PLAIN) -> Tensor:
     """x [..., K] times int8 weight codes [O, K] with scale [O]: [..., O] in the type of `x`, int8 per token."""
-    tokens, token_scale = quantize_rows(x.reshape(-1, x.shape[-1]))
-    out = rescale(int_mm(tokens, codes), token_scale, scale, bias, x.dtype)
+    tokens, token_scale = passes.quantize(x.reshape(-1, x.shape[-1]))
+    out = passes.rescale(int_mm(tokens, codes), token_scale, scale, bias, x.dtype)
     return out.view(*x.shape[:-1], -1)
 
 
-def conv2d_int8(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, shape: ConvShape) -> Tensor:
+def conv2d_int8(
+    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, shape: ConvShape, passes: Passes = PLAIN
+) -> Tensor:
     """x [B, C, H, W] with int8 weight codes [O, kh*kw*C] (channels innermost): [B, O, H', W'], int8 per sample.
 
     The input is quantised once and then laid out as columns, so the copies are of bytes.
     The result is channels-last in memory.
     """
-    image, sample_scale = quantize_rows(x, (1, 2, 3))
+    image, sample_scale = passes.quantize(x, (1, 2, 3))
     columns = im2col(image, shape)
     batch, height, width = columns.shape[:3]
     rows = sample_scale.view(-1, 1).repeat_interleave(height * width, 0)
-    out = rescale(int_mm(columns.view(batch * height * width, -1), codes), rows, scale, bias, x.dtype)
+    out = passes.rescale(int_mm(columns.view(batch * height * width, -1), codes), rows, scale, bias, x.dtype)
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 

@@ -138,3 +138,24 @@ def test_self_attention_in_blocks_leaves_the_unet_as_it_was(monkeypatch: pytest.
             out = unet(x, 10, encoder_hidden_states=text).sample
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-5)
     assert unet.attn_processors == before
+
+
+def test_text_projections_wait_in_host_memory_when_released(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[str, str]] = []
+    names = {id(layer): name for name, layer in pipe.unet.named_modules()}
+    own = torch.nn.Module.to
+
+    def watched(module: torch.nn.Module, *where: object) -> torch.nn.Module:
+        moves.append((names[id(module)], str(where[0])))
+        return own(module, *where)
+
+    text = torch.randn(2, 5, pipe.unet.config.cross_attention_dim)
+    plain = step(pipe, text)
+    monkeypatch.setattr(torch.nn.Module, "to", watched)
+    with prompt_attention(pipe.unet, FullPrecision(), torch.zeros(2, 5, dtype=torch.bool), release=True):
+        torch.testing.assert_close(step(pipe, text), plain)
+        first = len(moves)
+        step(pipe, text)
+    projections = [f"{name}.{part}" for name in text_layers(pipe.unet) for part in ("to_k", "to_v")]
+    assert sorted(moves) == sorted((name, "cpu") for name in projections for _ in range(2))  # there, and back
+    assert len(moves) == first  # the second step needed none of them

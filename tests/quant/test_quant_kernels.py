@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from personalq.errors import QuantizationError
-from personalq.quant import onednn
+from personalq.quant import onednn, ops
 from personalq.quant.apply import stored_bytes
 from personalq.quant.formats import INT4, INT4_ACT, INT8
 from personalq.quant.kernels import use_kernels
@@ -127,3 +127,18 @@ def test_a_processor_without_vnni_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert use_kernels(model) == {"torch": 1}
     with pytest.raises(QuantizationError, match="VNNI"):
         use_kernels(model, "onednn")
+
+
+@RULES
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled_passes_compute_the_same(kind: str, rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = ops.compiled_passes("aot_eager")  # traced and taken apart as on a GPU, but no kernels are written
+    monkeypatch.setattr(ops, "compiled_passes", lambda: passes)
+    torch.manual_seed(0)
+    make, shape = LAYERS[kind]
+    layer = make().requires_grad_(False)
+    plain = (QLinear if isinstance(layer, nn.Linear) else QConv2d).from_float(layer, rule)
+    compiled, x = copy.deepcopy(plain), torch.randn(shape)
+    assert use_kernels(compiled, "compiled") == {"compiled": 1}
+    torch.testing.assert_close(compiled(x), plain(x))
+    assert torch.equal(compiled.int8_codes(), plain.int8_codes()) and stored_bytes(compiled) == stored_bytes(plain)
