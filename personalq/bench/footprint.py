@@ -52,28 +52,29 @@ def footprint(
     names = [name.strip() for name in precision.split(",") if name.strip()]
     setting = _setting(architecture, names, device, steps, latent, rank, seed)
     whole, rows = fp16_bytes(skeleton(shape_named(architecture), setting.place, setting.dtype)), {}
-    for done, name in enumerate(names):
-        if on_progress:
-            on_progress(done, len(names) + 1, f"{name}: loading and memory")
-        rows[name] = _resident(setting, name, steps > 0)
     times: dict[str, dict[str, Any]] = {}
-    for group, reference in groups(rows, whole) if steps else ():
-        if on_progress:
-            on_progress(len(names), len(names) + 1, f"steps: {', '.join(group)}")
-        measured = in_fresh_process(interleaved, setting, group, reference, steps)
-        times |= dict.fromkeys(group, measured)
+    with TemporaryDirectory() as root:
+        for done, name in enumerate(names):
+            if on_progress:
+                on_progress(done, len(names) + 1, f"{name}: loading and memory")
+            rows[name] = _resident(setting, name, steps > 0, f"{root}/{name}")
+        folders = {name: row["folder"] for name, row in rows.items() if "folder" in row}
+        for group, reference in groups(rows, whole) if steps else ():
+            if on_progress:
+                on_progress(len(names), len(names) + 1, f"steps: {', '.join(group)}")
+            measured = in_fresh_process(interleaved, setting, group, reference, steps, folders)
+            times |= dict.fromkeys(group, measured)
     made = [_row(setting, name, rows[name], times.get(name), whole, steps) for name in names]
     if len(made) == 1:
         return made[0]
     return {"device": made[0]["device"], "architecture": architecture, "rows": made}
 
 
-def _resident(setting: Setting, name: str, run: bool) -> dict[str, Any]:
+def _resident(setting: Setting, name: str, run: bool, folder: str) -> dict[str, Any]:
     """What one precision takes: loaded from 16 bits layer by layer, and from what that stored, each in a process."""
-    with TemporaryDirectory() as folder:
-        row = in_fresh_process(residence, setting, name, run, folder)
-        if row.pop("folder", None):
-            row["phases"].insert(1, in_fresh_process(reloading, setting, name, folder))
+    row = in_fresh_process(residence, setting, name, run, folder)
+    if "folder" in row:
+        row["phases"].insert(1, in_fresh_process(reloading, setting, name, folder))
     return row
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,24 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from personalq.backend.memory import peak_rss, reset_peak_rss
-from personalq.bench.held import Setting, free_bytes, hold, prefill, twin
+from personalq.bench.held import Setting, by_layer, free_bytes, hold, prefill, twin
 from personalq.bench.report import device_line
-from personalq.bench.shapes import shape_named, skeleton
+from personalq.bench.shapes import shape_named
 from personalq.bench.swap import swap
 from personalq.diffusion.attention import PromptCache
 from personalq.errors import BenchError
 from personalq.quant.apply import stored_bytes
-from personalq.quant.kernels import use_kernels
-from personalq.quant.recipe import RECIPES
-from personalq.quant.scratch import return_freed
+from personalq.quant.scratch import Scratch
 from personalq.quant.sidecar import Provenance
-from personalq.quant.store import load_quantized, save_quantized
+from personalq.quant.store import save_quantized
 
 STOCK, OWN = "reference", "reference with our attention"
 """The 16-bit denoiser as diffusers runs it, and with the attention processors that the product gives it."""
 OPERATIONS = 8
 """Operations named, those that take the most time."""
 SWAPS = 8
+NOWHERE: Mapping[str, str] = {}
 
 
 # --- one denoiser ------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ def residence(setting: Setting, name: str, run: bool, folder: str | None = None)
                 step()
             row["operations"] = operations(step, device)
     recipe = held.variant.recipe
-    if folder and held.report and recipe is not None and recipe in RECIPES.values():
+    if folder and held.report and recipe and by_layer(held.variant):
         save_quantized(held.model, held.report, recipe, folder, Provenance(f"{setting.architecture}, random weights"))
         row["folder"] = folder
     row["swap"] = swap(held.model, SWAPS, setting.rank, device) if setting.rank else None
@@ -90,21 +89,22 @@ def reloading(setting: Setting, name: str, folder: str) -> dict[str, Any]:
     _warm_up(setting, name)
     baseline = _held(device)
     with _phase("load stored", device, baseline, phases):
-        model = skeleton(shape_named(setting.architecture), device, setting.dtype)
-        load_quantized(model, folder, device)
-        use_kernels(model)
+        hold(setting, name, folder)
     return phases[0]
 
 
 # --- several denoisers -------------------------------------------------------------------------
 
 
-def interleaved(setting: Setting, names: Sequence[str], reference: bool, rounds: int) -> dict[str, Any]:
+def interleaved(
+    setting: Setting, names: Sequence[str], reference: bool, rounds: int, folders: Mapping[str, str] = NOWHERE
+) -> dict[str, Any]:
     """Seconds of every contestant's steps, one step of each a round; whoever begins changes with the round.
 
     The contestants are resident together: the precisions and, where `reference`, the 16-bit denoiser, run as
-    diffusers runs it and with the product's attention. One step of each is not counted. `errors` are the relative
-    distances of the outputs from the reference's. Raises BenchError when an output is not finite.
+    diffusers runs it and with the product's attention. Those that were stored are read from `folders`. One step of
+    each is not counted. `errors` are the relative distances of the outputs from the reference's. Raises BenchError
+    when an output is not finite.
     """
     device, given, models = setting.place, setting.inputs(), dict[str, nn.Module]()
     with torch.no_grad(), ExitStack() as stack:
@@ -115,7 +115,7 @@ def interleaved(setting: Setting, names: Sequence[str], reference: bool, rounds:
             stack.enter_context(ours.our_attention())
         for name in names:
             if name != STOCK:
-                held = hold(setting, name)
+                held = hold(setting, name, folders.get(name))
                 models[name] = held.model
                 stack.enter_context(held.attention())
         outputs = {name: model(**given, return_dict=False)[0].float() for name, model in models.items()}
@@ -169,7 +169,7 @@ def _warm_up(setting: Setting, name: str) -> None:
         held.model(**small.inputs(), return_dict=False)
     del held
     gc.collect()
-    return_freed()  # or what is measured would begin in memory that is already counted
+    Scratch().give_back()  # or what is measured would begin in memory that is already counted
 
 
 def _held(device: torch.device) -> int:

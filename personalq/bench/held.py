@@ -21,6 +21,7 @@ from personalq.diffusion.joint import FullJoint, joint_attention
 from personalq.errors import BenchError
 from personalq.quant.apply import Report
 from personalq.quant.kernels import use_kernels
+from personalq.quant.store import load_quantized
 
 TRIGGER = slice(5, 8)
 """The rows of the prompt that are taken for the trigger's."""
@@ -93,14 +94,18 @@ def variant_known(name: str) -> Variant:
     return variant
 
 
-def hold(setting: Setting, name: str) -> Held:
+def hold(setting: Setting, name: str, folder: str | None = None) -> Held:
     """The denoiser of a setting at a precision, layer by layer where its packing can, else all of it at 16 bits first.
 
-    Raises QuantizationError, or BenchError when a whole model does not fit into the memory that is free.
+    From `folder` it is read packed. Raises QuantizationError, or BenchError when a whole model does not fit into the
+    memory that is free.
     """
     shape, variant = shape_named(setting.architecture), variant_known(name)
     model = skeleton(shape, setting.place, setting.dtype)
-    if variant.quantize or not variant.recipe:
+    if folder:
+        report: Report | None = load_quantized(model, folder, setting.place)
+        return Held(shape, variant, model, report, use_kernels(model))
+    if not by_layer(variant):
         whole, free = fp16_bytes(model), free_bytes(setting.place)
         if whole > free:
             raise BenchError(
@@ -109,6 +114,11 @@ def hold(setting: Setting, name: str) -> Held:
             )
     report = variant.pack(model, filling(setting.place, setting.seed))
     return Held(shape, variant, model, report, use_kernels(model))
+
+
+def by_layer(variant: Variant) -> bool:
+    """Whether each layer is packed as it is read, by a recipe of ours; such a denoiser can be stored, too."""
+    return variant.recipe is not None and variant.quantize is None
 
 
 def prefill(model: nn.Module, cache: PromptCache[Any], text: Tensor) -> None:
