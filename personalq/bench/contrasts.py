@@ -6,6 +6,7 @@ the signs of the concepts' differences. Controls differ from a row in one thing:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,16 +84,15 @@ def _family(kind: str, measure: str, rows: Mapping[str, Row], clusters: Clusters
 
 
 def control(kind: str, name: str, rows: Mapping[str, Row]) -> str | None:
-    """The row that differs from `name` in the protection alone: "rtn-..." or "random-..." with the same ending.
+    """The row that differs from `name` in the protection alone: "rtn" or "random" in place of its first word.
 
-    A row with an attention quantiser of its own is compared with its like where there is one, else with its level's.
+    Where there is none that has all else in common, the plain one of its level stands in.
     """
     if kind in (REFERENCE, NF4):
         return kind if kind in rows and name not in (kind, REFERENCE) else None
-    level = rows[name]["level"]
-    _, found, ending = name.partition(f"-{level}")
-    endings = [level + ending, level] if found else [name.partition("-")[2]]
-    candidates = (f"{kind}-{each}" for each in endings)
+    first, found, last = name.partition(f"-{rows[name]['level']}")
+    alike = kind + re.sub(r"^[a-z]+", "", first) + found + last
+    candidates = [alike, f"{kind}{found}{last}", f"{kind}{found}"] if found else [alike]
     return next((each for each in candidates if each in rows and each != name), None)
 
 

@@ -32,6 +32,10 @@ def row(name: str, level: str, shift: float = 0.0, noise: float = 0.0, seed: int
         ("random", "taq-w4a4-linear4", "random-w4a4"),
         ("rtn", "taq-nf4", "rtn-nf4"),
         ("random", "taq-nf4", None),
+        ("rtn", "taq+seg-w4a4", "rtn+seg-w4a4"),
+        ("rtn", "rtn+seg-w4a4", "rtn-w4a4"),
+        ("random", "taq+seg-w4a4", "random-w4a4"),
+        ("rtn", "taq+start-w4a4", "rtn-w4a4"),
         ("rtn", "nf4", None),
         ("nf4", "taq-w4a4", "nf4"),
         ("nf4", "nf4", None),
@@ -45,6 +49,7 @@ def row(name: str, level: str, shift: float = 0.0, noise: float = 0.0, seed: int
 def test_the_control_differs_in_one_thing(kind: str, name: str, found: str | None) -> None:
     levels = {"taq-nf4": "w4a16", "rtn-nf4": "w4a16", "nf4": "w4a16", "reference": "w16a16", "taq-w8a8": "w8a8"}
     w4a4 = ("taq-w4a4", "random-w4a4", "rtn-w4a4", "taq-w4a4-linear4", "rtn-w4a4-linear4")
+    w4a4 += ("taq+seg-w4a4", "rtn+seg-w4a4", "taq+start-w4a4")
     rows = {each: row(each, level) for each, level in (levels | dict.fromkeys(w4a4, "w4a4")).items()}
     assert control(kind, name, rows) == found
 
