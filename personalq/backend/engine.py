@@ -114,11 +114,19 @@ class Engine:
         with self._lock:
             variant = variant_named(precision, self.variants)
             whole = [c for c, _ in checkpoints if c.kind == "dreambooth"]
+            if variant.merged and not {c.id for c, _ in checkpoints} >= set(variant.merged):
+                raise QuantizationError(
+                    f"{', '.join(variant.merged)} is folded into {variant.stored}: make pictures with it, or store the "
+                    "base without it."
+                )
             if len(whole) > 1:
                 raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
             with memory_advice(f"loading {precision}"):
                 pipe = self._bring(whole[0] if whole else None, variant)
-                attached = attach(pipe, [(c, weight) for c, weight in checkpoints if c.kind != "dreambooth"])
+                attached = attach(
+                    pipe,
+                    [(c, w) for c, w in checkpoints if c.kind != "dreambooth" and c.id not in variant.merged],
+                )
             try:
                 yield Session(pipe, variant, self.device, self._report, self._kernels)
             finally:

@@ -44,6 +44,8 @@ class Variant:
     """How each layer is packed as it is read; None leaves all as they are."""
     stored: Path | None = None
     """The folder where the base's denoiser lies packed already."""
+    merged: tuple[str, ...] = ()
+    """Ids of the checkpoints that were folded into what is stored."""
 
     @property
     def packs(self) -> bool:
@@ -91,8 +93,14 @@ def stored_variant(folder: Path) -> Variant:
 
     Raises QuantizationError when the folder's description is damaged, or the recipe has formats that are not built.
     """
-    return replace(variant_from(read_sidecar(folder).recipe), stored=folder)
+    sidecar = read_sidecar(folder)
+    merged = sidecar.provenance.calibration.get(MERGED)
+    ids = tuple(map(str, merged)) if isinstance(merged, list | tuple) else ()
+    return replace(variant_from(sidecar.recipe), stored=folder, merged=ids)
 
+
+MERGED = "merged"
+"""Where a stored denoiser's provenance names the checkpoints folded into it."""
 
 REFERENCE = Variant("reference", None, FullPrecision(), joint=FullJoint())
 VARIANTS: dict[str, Variant] = {REFERENCE.name: REFERENCE} | {n: variant_from(r) for n, r in RECIPES.items()}

@@ -132,6 +132,9 @@ def quantize(
     precision: Annotated[str, typer.Option(help="taq-w8a8, taq-w4a8, rtn-w8a8, rtn-w4a8 or nf4.")] = "taq-w4a8",
     captions: Annotated[Path | None, typer.Option(help="Captions to calibrate on, one a line.")] = None,
     method: Annotated[str | None, typer.Option(help="How weights are rounded: gptq or adaround.")] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="Id of a LoRA to fold in first, instead of calibrating.")
+    ] = None,
     repo: Repo = None,
     base: Base = None,
     device: Device = None,
@@ -141,6 +144,7 @@ def quantize(
 
     The same command goes on where it was stopped. Without a file the captions are the repository's own.
     """
+    from personalq.backend import merging
     from personalq.backend.calibration import as_text, calibrate_base
     from personalq.backend.captions import file_captions, repository_captions
     from personalq.quant.calibrate import DEFAULT
@@ -149,6 +153,13 @@ def quantize(
     settings = Settings.read(repo=repo, base=base, device=device)
     catalog = load_catalog(settings)
     recipe = recipe_named(precision)
+    if merge:
+        chosen = [catalog.by_id(id_) for id_ in merge]
+        with Bar() as bar:
+            engine = new_engine(settings, catalog)
+            result = merging.merge_base(engine, recipe, out, [(c, c.weight) for c in chosen], bar.tell)
+        report(result, as_json, merging.as_text)
+        return
     jobs = (
         file_captions(captions, catalog.checkpoints)
         if captions
