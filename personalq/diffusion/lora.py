@@ -11,7 +11,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from personalq.diffusion.branch import Branch
 from personalq.diffusion.load import short
 from personalq.errors import IncompatibleCheckpointError, ModelError
 from personalq.records import Checkpoint
@@ -36,25 +36,6 @@ HEADER = "lora_adapter_metadata"
 
 PLAIN = re.compile(r"\^?[\w.]+")
 """A layer name, the only kind of pattern that is followed in settings that a file brings along."""
-
-
-@dataclass(frozen=True)
-class Branch:
-    """The update of one layer, dW = B A."""
-
-    down: Tensor
-    """A: [r, I], or [r, I, kh, kw] beside a convolution."""
-    up: Tensor
-    """B with alpha / r in it: [O, r], or [O, r, 1, 1]."""
-
-    @property
-    def numel(self) -> int:
-        """Numbers in both matrices."""
-        return self.down.numel() + self.up.numel()
-
-    def delta(self) -> Tensor:
-        """dW as a matrix, fp32 [O, I * kh * kw]."""
-        return self.up.float().flatten(1) @ self.down.float().flatten(1)
 
 
 def weights_file(checkpoint: Checkpoint) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from personalq.diffusion.lora import Branch
+from personalq.diffusion.branch import Branch
 from personalq.errors import IncompatibleCheckpointError
 
 Loras = Sequence[tuple[Mapping[str, Branch], float]]

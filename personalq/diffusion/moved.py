@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from personalq.diffusion.branch import Branch
 from personalq.diffusion.load import Pipeline, denoiser
-from personalq.diffusion.lora import Branch, read_lora
+from personalq.diffusion.lora import read_lora
 from personalq.diffusion.text import TextEmbeddings
 from personalq.records import Checkpoint
 

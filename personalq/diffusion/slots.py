@@ -11,14 +11,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from personalq.diffusion.lora import Branch
+from personalq.diffusion.branch import Branch, added, laid_out, misfit
 from personalq.errors import IncompatibleCheckpointError, ModelError
 
 BUDGET = 1 << 29
@@ -42,6 +41,21 @@ class Resident:
         return sum(flat.nbytes for flat in self.flats.values())
 
 
+class Hooked(NamedTuple):
+    """A layer with a hook, and where it sits."""
+
+    parent: weakref.ref[nn.Module]
+    leaf: str
+    layer: weakref.ref[nn.Module]
+    handle: RemovableHandle
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its parent still has this layer, and not a packed one, say, in its stead."""
+        parent, layer = self.parent(), self.layer()
+        return parent is not None and layer is not None and parent._modules.get(self.leaf) is layer
+
+
 class Slots:
     """LoRAs by key on the models they are bound to; the least recently used ones leave first."""
 
@@ -52,7 +66,7 @@ class Slots:
         self._selected: tuple[Hashable, ...] = ()
         self._active: tuple[tuple[dict[str, Branch], float], ...] = ()
         self._models: dict[str, weakref.ref[nn.Module]] = {}
-        self._hooks: dict[str, tuple[weakref.ref[nn.Module], RemovableHandle]] = {}
+        self._hooks: dict[str, Hooked] = {}
         self._placed: set[Hashable] = set()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -72,7 +86,7 @@ class Slots:
         They are not kept alive. A LoRA stays held unless the models are of another type or on another device than it.
         """
         same = {part: model() for part, model in self._models.items()} == dict(models)
-        if not same or any(layer() is not self._layer(name) for name, (layer, _) in self._hooks.items()):
+        if not same or not all(hooked.in_place for hooked in self._hooks.values()):
             self.release()
             self._models = {part: weakref.ref(model) for part, model in models.items()}
         homes = {part: home(model) for part, model in models.items()}
@@ -110,9 +124,11 @@ class Slots:
         branches = self._held[key].branches
         self._check(branches)
         for name in branches.keys() - self._hooks.keys():
-            layer = self._layer(name)
-            if layer is not None:
-                self._hooks[name] = weakref.ref(layer), layer.register_forward_hook(self._adding(name))
+            path, _, leaf = name.rpartition(".")
+            parent, layer = self._layer(path), self._layer(name)
+            if parent is not None and layer is not None:
+                handle = layer.register_forward_hook(self._adding(name))
+                self._hooks[name] = Hooked(weakref.ref(parent), leaf, weakref.ref(layer), handle)
         self._placed.add(key)
 
     def select(self, chosen: Sequence[tuple[Hashable, float]]) -> None:
@@ -139,8 +155,8 @@ class Slots:
     def release(self) -> None:
         """Leave the models as they were before they were bound. What is held stays held."""
         self.select(())
-        for _, handle in self._hooks.values():
-            handle.remove()
+        for hooked in self._hooks.values():
+            hooked.handle.remove()
         self._hooks.clear()
         self._placed.clear()
         self._models.clear()
@@ -200,45 +216,3 @@ def home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
     raise ModelError(f"{type(model).__name__} has no floating-point parameter: keep its first layer in 16 bits.")
-
-
-def laid_out(branches: Mapping[str, Branch], flat: Tensor) -> dict[str, Branch]:
-    """The branches copied into `flat`, one after the other, and handed back as views of it."""
-    views, at = {}, 0
-    for name, branch in branches.items():
-        pair = []
-        for matrix in (branch.down, branch.up):
-            view = flat[at : at + matrix.numel()].view(matrix.shape)
-            pair.append(view.copy_(matrix))
-            at += matrix.numel()
-        views[name] = Branch(*pair)
-    return views
-
-
-def misfit(layer: Any, branch: Branch) -> str:
-    """Why a branch cannot be added to what a layer gives; empty when it can.
-
-    Linear and convolution layers are told by what they say of their sizes, so that packed ones are known too.
-    """
-    rank = branch.down.shape[0]
-    if hasattr(layer, "in_features"):
-        down, up = [rank, layer.in_features], [layer.out_features, rank]
-    elif hasattr(layer, "in_channels") and hasattr(layer, "kernel_size"):
-        if layer.groups != 1 or layer.padding_mode != "zeros":
-            return "is a convolution with groups or another padding than zeros"
-        down, up = [rank, layer.in_channels, *layer.kernel_size], [layer.out_channels, rank, 1, 1]
-    else:
-        return "is no linear or convolution layer of it"
-    shapes = list(branch.down.shape), list(branch.up.shape)
-    return "" if shapes == (down, up) else f"wants {down} and {up}, not {shapes[0]} and {shapes[1]}"
-
-
-def added(out: Tensor, x: Tensor, branch: Branch, weight: float, layer: Any) -> Tensor:
-    """out + weight * B A x, for a linear layer's x [..., I] or a convolution's [B, I, H, W]; in the type of `out`."""
-    x = x.to(branch.down.dtype)
-    if branch.down.ndim == 4:
-        hidden = F.conv2d(x, branch.down, None, layer.stride, layer.padding, layer.dilation)
-        return torch.add(out, F.conv2d(hidden, branch.up).to(out.dtype), alpha=weight)
-    hidden = F.linear(x, branch.down).flatten(0, -2)
-    base = out.to(hidden.dtype).flatten(0, -2)
-    return torch.addmm(base, hidden, branch.up.t(), alpha=weight).view(out.shape).to(out.dtype)

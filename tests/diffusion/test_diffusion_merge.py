@@ -7,9 +7,10 @@ import torch
 from tiny_pipelines import lora, lora_state
 from torch import Tensor, nn
 
+from personalq.diffusion.branch import Branch
 from personalq.diffusion.lazy import open_denoiser
 from personalq.diffusion.load import Pipeline, load_base
-from personalq.diffusion.lora import Branch, read_lora
+from personalq.diffusion.lora import read_lora
 from personalq.diffusion.merge import NOTHING, Merge, Survival, merge, survival
 from personalq.diffusion.slots import Slots
 from personalq.errors import IncompatibleCheckpointError

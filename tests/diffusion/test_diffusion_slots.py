@@ -11,8 +11,9 @@ from diffusers import UNet2DConditionModel
 from tiny_pipelines import lora, lora_state, unet
 from torch import Tensor, nn
 
+from personalq.diffusion.branch import Branch
 from personalq.diffusion.load import load_base
-from personalq.diffusion.lora import Branch, read_lora
+from personalq.diffusion.lora import read_lora
 from personalq.diffusion.slots import Slots
 from personalq.errors import IncompatibleCheckpointError, ModelError
 from personalq.quant.apply import quantize_unet, stored_bytes
