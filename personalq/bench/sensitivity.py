@@ -7,35 +7,27 @@ they add up to in finished pictures is measured apart. Which text rows are fragi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from personalq.backend.engine import Engine, Session
-from personalq.bench.batches import noise_of, walk
 from personalq.bench.intervals import Clusters
-from personalq.bench.judged import Judged, concept_trials, measured, plain_prompt
-from personalq.bench.points import THIRDS, Answer, Asked, points_of, thirds
+from personalq.bench.judged import Judged, concept_trials, plain_prompt
+from personalq.bench.points import THIRDS, Answer, Asked, points_of
 from personalq.bench.probe import Probe, load_probe
 from personalq.bench.report import device_line, table
-from personalq.bench.sites import KINDS, Site, rounding, sites, switched
+from personalq.bench.sites import KINDS, ROUNDED, rounding, sites, switched
+from personalq.bench.thirds import pictures_of, pictures_summed, plans
 from personalq.bench.token_rows import calls, token_rows
 from personalq.diffusion.load import denoiser
-from personalq.diffusion.preview import decode
-from personalq.diffusion.text import TextEmbeddings, encode
 from personalq.errors import BenchError
-from personalq.records import Checkpoint, Job
+from personalq.records import Checkpoint
 
 Row = dict[str, Any]
 Progress = Callable[[int, int, str], None]
-Tick = Callable[[], None]
-Places = Mapping[tuple[str, str], Site]
-ROUNDED = {"weights": (True, False), "activations": (False, True)}
-"""What is at four bits: weights in groups of 64, or activations. Probabilities have no weights."""
 
 
 def sensitivity(
@@ -111,62 +103,6 @@ def one_concept(
         }
 
 
-# --- finished pictures -------------------------------------------------------------------------
-
-
-def plans(places: Places) -> list[tuple[str, str, str]]:
-    """What is rounded, of which kind, in which third: every combination, and all kinds at once."""
-    kinds = [kind for kind in KINDS if any(kind == each for each, _ in places)]
-    found = []
-    for rounded in ROUNDED:
-        for kind in kinds:
-            if rounded == "activations" or any(site.layers for (each, _), site in places.items() if each == kind):
-                found += [(rounded, kind, third) for third in THIRDS]
-        found += [(rounded, "all", third) for third in THIRDS]
-    return found
-
-
-def pictures_of(session: Session, asked: Sequence[Asked], places: Places, probe: Probe, tick: Tick) -> list[Row]:
-    """What every plan costs in dB, identity and probability of one concept's pictures, against the reference's."""
-    pipe, jobs = session.pipe, [replace(each.exam.job, count=1) for each in asked]
-    texts = [encode(pipe, job.prompt, job.negative) for job in jobs]
-    embeds = torch.cat([each.embeds[row : row + 1] for row in (0, 1) for each in texts])
-    text, noise = replace(texts[0], embeds=embeds), torch.cat([noise_of(pipe, job) for job in jobs])
-    exams = [replace(each.exam, job=job) for each, job in zip(asked, jobs, strict=True)]
-    steps = dict(zip(THIRDS, thirds(jobs[0].steps), strict=True))
-
-    def images(sites: Sequence[Site], what: tuple[bool, bool], during: range) -> list[Any]:
-        latents = rounded_during(session, text, noise, jobs[0], sites, what, during)
-        return [decode(pipe, latents[index : index + 1]) for index in range(len(latents))]
-
-    references, found = images([], (False, False), range(0)), []
-    for rounded, kind, third in plans(places):
-        chosen = [site for (each, _), site in places.items() if kind in (each, "all")]
-        made = images(chosen, ROUNDED[rounded], steps[third])
-        values = measured(probe, exams, made, references)
-        row = {key: sum(values[key] or ()) / len(made) for key in ("psnr", "identity", "probability")}
-        found.append({"rounded": rounded, "kind": kind, "third": third} | row)
-        tick()
-    return found
-
-
-def rounded_during(
-    session: Session,
-    text: TextEmbeddings,
-    noise: Tensor,
-    job: Job,
-    chosen: Sequence[Site],
-    what: tuple[bool, bool],
-    during: range,
-) -> Tensor:
-    """The finished latents of a walk that rounds at the chosen sites in the steps `during`, and nowhere else."""
-    x, steps = noise, walk(session.pipe, text, noise, job)
-    for step in range(job.steps):
-        with rounding(chosen if step in during else (), *what):
-            x = next(steps)
-    return x
-
-
 # --- all concepts ------------------------------------------------------------------------------
 
 
@@ -229,12 +165,6 @@ def rows_summed(rows: Sequence[Row]) -> list[Row]:
                     }
                 found.append(line)
     return found
-
-
-def pictures_summed(rows: Sequence[Sequence[Row]]) -> list[Row]:
-    """The concepts' pictures as means, plan by plan."""
-    measures = ("psnr", "identity", "probability")
-    return [each[0] | {key: _mean([row[key] for row in each]) for key in measures} for each in zip(*rows, strict=True)]
 
 
 def as_text(result: Mapping[str, Any]) -> str:

@@ -46,6 +46,9 @@ INSIDE |= {"text probabilities": "probabilities"}
 
 Text is projected once a prompt from its embeddings, and the rows that are kept are what is packed."""
 
+ROUNDED = {"weights": (True, False), "activations": (False, True)}
+"""What is at four bits, as `rounding` takes it. Probabilities have no weights."""
+
 BLOCK = re.compile(r"(down|up|mid)_block[s.]*(\d*)")
 
 

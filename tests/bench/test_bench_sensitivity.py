@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from personalq.backend.engine import Engine
 from personalq.bench.judged import Exam
 from personalq.bench.points import THIRDS, Asked, points_of, relative, thirds
-from personalq.bench.sensitivity import as_text, in_order, one_concept, plans, rounded_during, sensitivity, summed
+from personalq.bench.probe import HEADS, Probe
+from personalq.bench.sensitivity import as_text, in_order, one_concept, sensitivity, summed
 from personalq.bench.sites import (
     INSIDE,
     KINDS,
@@ -27,6 +28,7 @@ from personalq.bench.sites import (
     sites,
     switched,
 )
+from personalq.bench.thirds import pictures_of, pictures_summed, plans, rounded_during
 from personalq.bench.token_rows import CHANGES, CLASSES, UNIONS, classes, classes_at
 from personalq.diffusion.load import load_base
 from personalq.diffusion.text import encode
@@ -241,6 +243,23 @@ def test_rounding_during_no_step_leaves_the_picture_as_it_is(engine: Engine) -> 
     assert torch.equal(whole, again)
     assert not torch.equal(early, whole)
     assert not torch.equal(early, late)
+
+
+def test_pictures_of_rounded_steps_are_judged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding every activation costs more than rounding the weights of one kind; the probe's answers are shares."""
+    some = [("weights", "time", "late"), ("activations", "all", "early")]
+    monkeypatch.setattr("personalq.bench.thirds.plans", lambda _: some)
+    probe = Probe({head: ["dog", "beach", "photo"] for head in HEADS}).eval()
+    ticks: list[None] = []
+    with engine.hold(JOB, "reference") as session, switched(session.pipe.unet) as attention:
+        places = sites(session.pipe.unet, attention)
+        found = pictures_of(session, ASKED, places, probe, lambda: ticks.append(None))
+    assert [(row["rounded"], row["kind"], row["third"]) for row in found] == some
+    assert len(ticks) == 2
+    assert found[0]["psnr"] > found[1]["psnr"]
+    assert all(0 < row["probability"] < 1 for row in found)
+    mean = pictures_summed([found, [row | {"psnr": 0.0} for row in found]])
+    assert [row["psnr"] for row in mean] == [row["psnr"] / 2 for row in found]
 
 
 def test_plans_name_every_kind_in_every_third(engine: Engine) -> None:
