@@ -253,7 +253,8 @@ def test_pictures_of_rounded_steps_are_judged(engine: Engine, monkeypatch: pytes
     ticks: list[None] = []
     with engine.hold(JOB, "reference") as session, switched(session.pipe.unet) as attention:
         places = sites(session.pipe.unet, attention)
-        found = pictures_of(session, ASKED, places, probe, lambda: ticks.append(None))
+        asked = [ASKED[0]._replace(exam=replace(ASKED[0].exam, job=replace(JOB, checkpoints=((DOG, 1.0),))))]
+        found = pictures_of(session, asked, places, probe, lambda: ticks.append(None))
     assert [(row["rounded"], row["kind"], row["third"]) for row in found] == some
     assert len(ticks) == 2
     assert found[0]["psnr"] > found[1]["psnr"]
