@@ -220,6 +220,10 @@ def as_text(result: dict[str, Any]) -> str:
     lines = [head, table([_cells(row) for row in rows])]
     for row in rows:
         lines += [f"{row['precision']}: {note}" for note in row["notes"]]
+        by = ", ".join(f"{count} by {kernel}" for kernel, count in row["layer_kernels"].items())
+        lines += [f"{row['precision']}: packed layers multiplied {by}"] if by else []
+        most = ", ".join(f"{each['name']} {each['share']:.0%}" for each in (row["operations"] or ())[:3])
+        lines += [f"{row['precision']}: most of a step is {most}"] if most else []
         kept, sizes = Counter[str](), Counter[str]()
         for layer in row["full_precision_layers"]:
             kept[layer["reason"]] += 1

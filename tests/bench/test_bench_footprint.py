@@ -72,6 +72,8 @@ def test_several_precisions_take_turns_with_one_reference() -> None:
     assert [(done, total) for done, total, _ in told] == [(0, 3), (1, 3), (2, 3)]
     text = as_text(result)
     assert "rtn-w4a8: 2 layers stay at 16 bits, 9,352 bytes: first and last layer" in text
+    assert "rtn-w4a8: packed layers multiplied " in text
+    assert "reference: most of a step is aten::" in text
     assert "latents 8 x 8, batch 2, 77 text tokens" in text
 
 
