@@ -87,7 +87,7 @@ def swap(
         **{name: quantiles(taken.get(name, [])) for name in (*ours.turns(), *Diffusers.MEASURED)},
         "hotswap_over_slots": theirs and round(median(taken["hotswap_ms"]) / median(taken["slots_ms"]), 1),
         "bytes_per_checkpoint": round(held / n),
-        "grown_bytes_per_checkpoint": round(ours.grown / n),
+        "grown_bytes_per_checkpoint": round(ours.grown),
         "checkpoints_per_gb": round(GB * n / held, 1),
         "difference": difference,
         "diffusers": why,
@@ -125,18 +125,19 @@ class Ours:
     """LoRAs in slots on one base."""
 
     def __init__(self, pipe: Pipeline, records: Sequence[Checkpoint], device: torch.device) -> None:
-        """Reads all of them, and notes the milliseconds that took each and the bytes by which memory grew."""
+        """Reads all of them, and notes the milliseconds each took and the bytes by which memory grew with the later."""
         self.pipe, self.records, self.slots = pipe, records, Slots(UNBOUNDED)
         self.keys = [identity(record) for record in records]
         self.slots.bind({part: getattr(pipe, part) for part in parts(pipe)})
-        before, self.read_ms = _held(device), list[float]()
-        for key, record in zip(self.keys, records, strict=True):
+        self.read_ms, before = list[float](), 0
+        for at, (key, record) in enumerate(zip(self.keys, records, strict=True)):
+            before = _held(device) if at == 1 else before  # the first one brings hooks and libraries along
             begun = perf_counter()
             branches = read_lora(pipe, record)
             self.slots.add(key, branches)
             self.read_ms.append(_since(begun, device))
         self.layers = tuple(branches)
-        self.grown = _held(device) - before
+        self.grown = (_held(device) - before) / (len(records) - 1)
 
     def turns(self) -> Turns:
         """In memory, and as the application does it."""
