@@ -51,23 +51,27 @@ class OnCaptions:
         """`captions` gives the jobs for the folder or Hub id of a base."""
         self.captions = captions or captions_of
         self._known: dict[tuple[str, torch.dtype], dict[str, Tensor]] = {}
+        self._base: str | None = None
 
     def __call__(self, model: nn.Module) -> Maxima:
-        """The maxima of a float denoiser, which are remembered for its base.
+        """The maxima of a float denoiser, which are remembered for where it was read from.
 
-        Raises QuantizationError where the denoiser was not read from a complete base.
+        A denoiser that stands alone, such as a DreamBooth model's, is shown the captions of the base seen before it.
+        Raises QuantizationError where there is none.
         """
         parameter, source = next(model.parameters()), str(getattr(model, "config", {}).get("_name_or_path") or "")
         key = (source, parameter.dtype)
         if not source:
             raise QuantizationError("This row is calibrated on captions: open the denoiser from the folder of a base.")
         if key not in self._known:
+            alone = (Path(source) / "config.json").exists() and self._base is not None
+            base = self._base = str(self._base) if alone else source
             try:
-                pipe = load_base(source, parameter.device, parameter.dtype, with_denoiser=False)
+                pipe = load_base(base, parameter.device, parameter.dtype, with_denoiser=False)
             except ModelError as error:
                 raise QuantizationError(f"This row is calibrated, and the captions cannot be read: {error}") from error
             set_denoiser(pipe, model)
-            self._known[key] = maxima_on(pipe, model, self.captions(Path(source)))
+            self._known[key] = maxima_on(pipe, model, self.captions(Path(base)))
         return self._known[key]
 
 
