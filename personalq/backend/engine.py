@@ -18,7 +18,7 @@ import torch
 
 from personalq.backend.variants import VARIANTS, Variant, variant_named
 from personalq.catalog.hub_weights import fetched
-from personalq.diffusion.attach import attach, detach
+from personalq.diffusion.attach import Attached, attach, detach
 from personalq.diffusion.generate import memory_advice
 from personalq.diffusion.lazy import file_hashes, open_denoiser
 from personalq.diffusion.load import (
@@ -31,6 +31,7 @@ from personalq.diffusion.load import (
     load_base,
     set_denoiser,
 )
+from personalq.diffusion.slots import Slots
 from personalq.errors import ModelError, QuantizationError
 from personalq.quant.apply import Report, stored_bytes
 from personalq.quant.kernels import KernelName, use_kernels
@@ -90,6 +91,8 @@ class Engine:
         self._root: str | None = None
         self._resident: tuple[str, Precision] | None = None
         self._report: Report | None = None
+        self._slots = Slots()
+        """LoRAs that were used lately stay in memory, so that to come back to one is an assignment."""
         self._kernels: Mapping[str, int] = {}
 
     @property
@@ -123,10 +126,7 @@ class Engine:
                 raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
             with memory_advice(f"loading {precision}"):
                 pipe = self._bring(whole[0] if whole else None, variant)
-                attached = attach(
-                    pipe,
-                    [(c, w) for c, w in checkpoints if c.kind != "dreambooth" and c.id not in variant.merged],
-                )
+                attached = self._attach(pipe, [(c, w) for c, w in checkpoints if c.kind != "dreambooth"], variant)
             try:
                 yield Session(pipe, variant, self.device, self._report, self._kernels)
             finally:
@@ -136,7 +136,18 @@ class Engine:
         """Let everything go."""
         with self._lock:
             self._evict()
+            self._slots.release()
+            self._slots = Slots()
             self._pipe = None
+
+    def _attach(self, pipe: Pipeline, checkpoints: list[tuple[Checkpoint, float]], variant: Variant) -> Attached:
+        """Attach checkpoints; of those that are folded into the denoiser, what they add to the text encoders alone."""
+        folded = [c.id in variant.merged for c, _ in checkpoints]
+        if any(folded) and not all(folded):
+            raise QuantizationError(
+                f"{', '.join(variant.merged)} is folded into {variant.stored}: make pictures with nothing beside it."
+            )
+        return attach(pipe, checkpoints, slots=self._slots, merged=any(folded))
 
     def _bring(self, whole: Checkpoint | None, variant: Variant) -> Pipeline:
         """Make the denoiser of the base, or of a DreamBooth checkpoint, resident as `variant`.

@@ -28,8 +28,8 @@ PIECE = 1 << 20
 STRIP = 1 << 21
 """Bytes of a convolution's input laid out as columns at a time."""
 
-BLOCK = 1 << 22
-"""Weights unpacked from four bits at a time."""
+BLOCK = 1 << 24
+"""Weights unpacked from four bits at a time: many enough to be multiplied well, few beside the model."""
 
 ALIGNED = 64
 """oneDNN multiplies in tiles of this many output channels."""
@@ -216,7 +216,7 @@ def _rescale(product: Tensor, rows: Tensor, bias: Tensor | None, out: Tensor) ->
 
 
 def _blocks(inputs: int, outputs: int) -> Iterator[slice]:
-    """Output channels in blocks whose unpacked weights stay in the cache."""
+    """Output channels in blocks of about `BLOCK` weights."""
     block = max(ALIGNED, BLOCK // inputs // ALIGNED * ALIGNED)
     return (slice(start, min(start + block, outputs)) for start in range(0, outputs, block))
 
