@@ -64,7 +64,7 @@ def file_captions(
         raise CatalogError(f"{path} cannot be read ({error}): give a text file with one caption a line.") from error
     lines = [line for line in lines if line][:count]
     if not lines or max(len(line) for line in lines) > MOST:
-        raise CatalogError(f"{path} holds no captions that can be used: write one a line, each a sentence or two.")
+        raise CatalogError(f"{path} holds no captions that can be used: write one caption a line, a sentence or two.")
     shared = sharing(checkpoints)
     return tuple(
         with_trigger(line, shared[index // 2 % len(shared)], index, steps)
