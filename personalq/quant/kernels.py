@@ -1,8 +1,8 @@
 """Which kernel multiplies the weight of each packed layer: chosen once, explicitly, and reported by name.
 
-"torch" is plain torch on the layer's own tensors, the reference. "compiled" fuses what goes before and after the integer
-product, for GPUs. "onednn" takes the tensors into the layout of the fast CPU path; the layer then holds them there and
-nowhere else. It knows no recipes and packs nothing.
+"torch" is plain torch on the layer's own tensors, the reference. "compiled" fuses what goes before and after the
+integer product, for GPUs. "onednn" takes the tensors into the layout of the fast CPU path; the layer then holds them
+there and nowhere else. It knows no recipes and packs nothing.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def use_kernels(model: nn.Module, kernel: KernelName = "auto") -> Counter[str]:
     """Choose the kernel of every packed layer, and say how many got which.
 
     "auto" takes oneDNN for weights on the CPU where the processor has VNNI. Only layers with int8 inputs of one scale
-    have other kernels than plain torch. Weights that have a kernel keep it. Raises QuantizationError when "onednn" is asked
-    for where it cannot run.
+    have other kernels than plain torch. Weights that have a kernel keep it. Raises QuantizationError when "onednn" is
+    asked for where it cannot run.
     """
     if kernel == "onednn" and not onednn.available():
         raise QuantizationError("oneDNN's int8 products need an x86 processor with VNNI: choose the kernel 'torch'.")
