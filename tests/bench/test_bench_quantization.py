@@ -54,7 +54,7 @@ def test_pictures_of_a_batch_know_nothing_of_one_another(tiny_sd_folder: Path) -
     engine = Engine(tiny_sd_folder, "cpu", torch.float32)
     with engine.hold(JOB, "taq-w8a8") as session:
         pipe, found = session.pipe, []
-        text = repeated(marked(session, JOB), 2)
+        text = repeated(marked(session, JOB)[0], 2)
         first, second, third = noise_of(pipe, JOB).split(1)  # type: ignore[no-untyped-call]
         for noise in (torch.cat([first, second]), torch.cat([first, 50 * third])):
             with prompt_attention(pipe.unet, session.variant.text, text.protected):
