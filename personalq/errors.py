@@ -81,3 +81,15 @@ class GenerationError(PersonalQError):
 
 class CancelledError(PersonalQError):
     """The user stopped the generation."""
+
+
+class PictureError(PersonalQError):
+    """A picture's file cannot be opened, or does not say how it was made."""
+
+
+class LimitError(PersonalQError):
+    """A visitor asks for more, or more often, than one visitor may."""
+
+
+class DeployError(PersonalQError):
+    """The Spacefile is wrong, the README differs from it, or the Hub refused the Space."""

@@ -252,6 +252,8 @@ class Job:
     """Pixels; None is the base model's own size."""
     height: int | None = None
     count: int = 1
+    protect: tuple[Protected, ...] | None = None
+    """Which rows a precision that protects any keeps exact; None is its own choice."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,8 @@ class MemoryReading:
     """Peak resident set of the process during the run."""
     seconds: float
     how_measured: str
+    device_total: int | None = None
+    """All memory of the GPU."""
 
 
 @dataclass(frozen=True)
@@ -285,3 +289,17 @@ class Frame:
     """With the last frame: what the user should know, such as a trigger that was cut off."""
     protected: str = ""
     """With the last frame: which text rows stayed exact, such as "trigger", "moved rows" or "start only"; else none."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """How a picture was made, read back from its file."""
+
+    job: Job
+    """As far as this catalogue can make it: without the checkpoints that are missing."""
+    precision: Precision | None
+    """None when the file does not say, or says one that is not known here."""
+    missing: tuple[str, ...] = ()
+    """The checkpoints that this catalogue does not have, each with its name and hash as far as the file says them."""
+    remarks: tuple[str, ...] = ()
+    """What else cannot be repeated, such as another base model."""

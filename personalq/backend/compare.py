@@ -68,11 +68,12 @@ def marked(session: Session, job: Job) -> tuple[TextEmbeddings, str]:
     moves any, the start token does.
     """
     pipe, variant = session.pipe, session.variant
-    text = encode(pipe, job.prompt, job.negative, job.spans, variant.protect)
+    protect = variant.protect if job.protect is None or not variant.protect else job.protect
+    text = encode(pipe, job.prompt, job.negative, job.spans, protect)
     if variant.mask:
         return replace(text, protected=variant.mask(session, text, job)), variant.name
-    if "trigger" not in variant.protect or any(span.role != "concept" for span in job.spans):
-        return text, " and ".join(variant.protect)
+    if "trigger" not in protect or any(span.role != "concept" for span in job.spans):
+        return text, " and ".join(protect)
     mask, mode = rows_without_trigger(pipe, job.checkpoints, text)
     return replace(text, protected=mask), mode
 

@@ -53,6 +53,14 @@ def test_the_same_seed_is_byte_identical_whatever_ran_between(engine: Engine) ->
         assert (a.image and a.image.tobytes()) == (b.image and b.image.tobytes())
 
 
+def test_a_job_may_choose_the_rows_that_a_precision_protects(engine: Engine) -> None:
+    chosen = {
+        precision: final(list(generate(engine, replace(JOB, protect=("trigger", "noun")), precision))).protected
+        for precision in ("taq-w8a8", "rtn-w8a8")
+    }
+    assert chosen == {"taq-w8a8": "trigger and noun", "rtn-w8a8": ""}
+
+
 def test_previews_can_be_left_out_and_change_nothing(engine: Engine) -> None:
     job = replace(JOB, steps=8)
     shown, bare = (list(generate(engine, job, "reference", previews)) for previews in (True, False))
