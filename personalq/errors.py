@@ -19,6 +19,14 @@ class BrokenFileError(CatalogError):
     """One file is malformed, oversized or unsafe; the scan reports it and goes on."""
 
 
+class MissingFactsError(CatalogError):
+    """A file is sound but does not say all that is needed. `fields` names what to ask for: "trigger", "base"."""
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class HubError(CatalogError):
     """The Hub does not have what was asked for, or failed to give it."""
 

@@ -27,6 +27,7 @@ PAGE = 100
 MAX_FILES = 5000
 BLOCK = 64 * 1024
 LOG_IN = "log in with `hf auth login` (`huggingface-cli login` in older versions) or set HF_TOKEN"
+PUBLIC_ONLY = "only public repositories can be used here; add the file itself instead"
 TRY_AGAIN = (500, 502, 503, 504)
 NO_DATE = "2022-03-02T23:29:04"
 """What the Hub gives as the time of upload of everything that is older."""
@@ -57,11 +58,18 @@ class Repo:
 class Hub:
     """One Hub. After it could not be reached once, every further question fails at once with the same reason."""
 
-    def __init__(self, endpoint: str | None = None, timeout: float = 20, pauses: Sequence[float] = (1, 4)) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        timeout: float = 20,
+        pauses: Sequence[float] = (1, 4),
+        anonymous: bool = False,
+    ) -> None:
         """`endpoint` is an address without a trailing slash, by default `HF_ENDPOINT` or https://huggingface.co.
 
         A reply may keep silent for `timeout` seconds and take three times as long in all; a question that met trouble
-        on the other side is asked again after each of `pauses` (seconds). Raises HubError when it is no address.
+        on the other side is asked again after each of `pauses` (seconds). `anonymous` sends no token, whoever is
+        logged in: for names that somebody else gave. Raises HubError when it is no address.
         """
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         try:
@@ -73,6 +81,7 @@ class Hub:
             raise HubError(f"{self.endpoint[:200]!r} is no address of a Hub; set HF_ENDPOINT to one or unset it.")
         self.timeout = timeout
         self.pauses = tuple(pauses)
+        self.anonymous = anonymous
         self._gone: HubUnavailableError | None = None
 
     def repo(self, id_: str) -> Repo:
@@ -129,7 +138,7 @@ class Hub:
     ) -> tuple[bytes, str | None]:
         """The first `count` bytes of a reply, and where its next page is said to be."""
         headers = {"User-Agent": "personalq", "Accept-Encoding": "identity"}
-        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        token = None if self.anonymous or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if span:
@@ -169,6 +178,11 @@ class Hub:
     def _refused(self, status: int, headers: Mapping[str, str], what: str) -> NoReturn:
         """Raises what a status of 300 or more means. `X-Error-Code` is the Hub's own word for it."""
         code = headers.get("X-Error-Code", "")
+        if self.anonymous and (status in (401, 403) or code == "GatedRepo"):
+            raise HubAccessError(
+                f"The Hub does not show {what} to everyone ({status}): it is private, gated or not there. Check the "
+                f"name; {PUBLIC_ONLY}."
+            )
         if status == 403 or code == "GatedRepo":
             raise HubAccessError(
                 f"The Hub does not give {what} to this user ({status}): ask for access on its page at {self.endpoint}, "
@@ -184,15 +198,15 @@ class Hub:
         if status == 429:
             wait = headers.get("Retry-After", "")
             after = f"in {wait} seconds" if wait.isdigit() and len(wait) < 7 else "in a few minutes"
-            self._lost(
-                f"The Hub wants no more requests for now (429): try again {after}, or {LOG_IN} for a higher limit"
-            )
+            higher = "" if self.anonymous else f", or {LOG_IN} for a higher limit"
+            self._lost(f"The Hub wants no more requests for now (429): try again {after}{higher}")
         if status >= 500:
             raise HubError(f"The Hub failed to give {what} ({status}); try again later.")
         raise HubError(f"The Hub answered {status} when asked for {what}; check the name and HF_ENDPOINT.")
 
     def _lost(self, why: str) -> NoReturn:
-        self._gone = HubUnavailableError(f"{why}, or pass a folder that is on this machine.")
+        instead = "add the file itself" if self.anonymous else "pass a folder that is on this machine"
+        self._gone = HubUnavailableError(f"{why}, or {instead}.")
         raise self._gone
 
 

@@ -14,7 +14,11 @@ PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_-])?"
 REPO = re.compile(rf"(?!.*\.\.){PART}/{PART}")
 USER = re.compile(rf"(?!.*\.\.){PART}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PLACE = re.compile(rf"{SCHEME}(?P<repo>{PART}/{PART})@(?P<commit>[0-9a-f]{{40}})/(?P<path>.+)", re.DOTALL)
+PUBLIC = "hub-public:"
+"""Begins the place of a file that must be fetched without the token, as anyone could."""
+PLACE = re.compile(
+    rf"(?P<scheme>{SCHEME}|{PUBLIC})(?P<repo>{PART}/{PART})@(?P<commit>[0-9a-f]{{40}})/(?P<path>.+)", re.DOTALL
+)
 MAX_PATH = 500
 EXAMPLES = "hub:owner/name, hub:collection/owner/slug or hub:user/NAME"
 
@@ -32,14 +36,16 @@ class HubName:
 
 @dataclass(frozen=True)
 class Place:
-    """One file of a repository at one commit; as text `hub:owner/name@commit/path`."""
+    """One file of a repository at one commit; as text `hub:owner/name@commit/path`, or `hub-public:` and so on."""
 
     repo: str
     commit: str
     path: str
+    public: bool = False
+    """Fetched without the token, so that whoever named the repository gets nothing that only its owner may read."""
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.repo}@{self.commit}/{self.path}"
+        return f"{PUBLIC if self.public else SCHEME}{self.repo}@{self.commit}/{self.path}"
 
 
 def hub_name(text: str) -> HubName | None:
@@ -64,7 +70,7 @@ def place(text: str) -> Place | None:
     match = PLACE.fullmatch(text)
     if not match or not REPO.fullmatch(match["repo"]) or unsafe(match["path"]):
         return None
-    return Place(match["repo"], match["commit"], match["path"])
+    return Place(match["repo"], match["commit"], match["path"], match["scheme"] == PUBLIC)
 
 
 def unsafe(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from personalq.catalog.hub import LOG_IN, Repo
+from personalq.catalog.hub import LOG_IN, PUBLIC_ONLY, Repo
 from personalq.catalog.hub_names import Place, place
 from personalq.catalog.tree import PIPELINE
 from personalq.errors import HubAccessError, HubError, HubUnavailableError
@@ -65,36 +65,37 @@ def _parts(weights: str, repo: Repo) -> list[str]:
     return chosen
 
 
-def fetched(checkpoint: Checkpoint, endpoint: str | None = None) -> Checkpoint:
-    """The checkpoint with the files that loading needs on this machine, in Hugging Face's cache, from the very commit
-    that was read; unchanged when it lies here already or may not be loaded.
+def fetched(checkpoint: Checkpoint, endpoint: str | None = None, cache: Path | None = None) -> Checkpoint:
+    """The checkpoint with the files that loading needs on this machine, in Hugging Face's cache or in `cache`, from the
+    very commit that was read; unchanged when it lies here already or may not be loaded.
 
-    Raises HubAccessError, HubUnavailableError or HubError; each says what to do.
+    A place that says `hub-public:` is fetched without the token. Raises HubAccessError, HubUnavailableError or
+    HubError; each says what to do.
     """
     places = [at for file in checkpoint.files if (at := place(file)) and at.path.endswith(USED)]
     if not places or not checkpoint.loadable:
         return checkpoint
     api = HfApi(endpoint=endpoint, library_name="personalq")
-    return replace(checkpoint, files=tuple(_fetch(api, at) for at in places))
+    return replace(checkpoint, files=tuple(_fetch(api, at, cache) for at in places))
 
 
-def _fetch(api: HfApi, at: Place) -> str:
+def _fetch(api: HfApi, at: Place, cache: Path | None) -> str:
     """The local path of one file, downloaded unless it is there."""
     try:
-        return str(api.hf_hub_download(at.repo, at.path, revision=at.commit))
+        token = False if at.public else None  # None is the token of whoever is logged in.
+        return str(api.hf_hub_download(at.repo, at.path, revision=at.commit, token=token, cache_dir=cache))
     except (HTTPError, OSError, ValueError) as error:
         # huggingface_hub says "not found locally" of every refusal; what the Hub answered is the cause.
         hidden = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-        raise _explained(hidden or error, f"{at.path} of {at.repo}") from error
+        raise _explained(hidden or error, f"{at.path} of {at.repo}", at.public) from error
 
 
-def _explained(error: BaseException, what: str) -> HubError:
+def _explained(error: BaseException, what: str, public: bool) -> HubError:
     """An error of huggingface_hub as one of ours."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if status in (401, 403) or isinstance(error, GatedRepoError | RepositoryNotFoundError):
-        return HubAccessError(
-            f"The Hub does not give {what}: it is private, gated or gone. Ask for access on its page, then {LOG_IN}."
-        )
+        ask = PUBLIC_ONLY.capitalize() if public else f"Ask for access on its page, then {LOG_IN}"
+        return HubAccessError(f"The Hub does not give {what}: it is private, gated or gone. {ask}.")
     if status == 429:
         return HubUnavailableError(
             f"The Hub wants no more requests for now (429); {what} was not fetched. Wait a little."
