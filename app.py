@@ -37,7 +37,12 @@ def main(
     except PersonalQError as error:
         raise typer.BadParameter(str(error)) from error
     page.queue(max_size=32).launch(
-        server_name=settings.host, server_port=settings.port, ssr_mode=False, max_file_size="20mb", **LOOK
+        server_name=settings.host,
+        server_port=settings.port,
+        ssr_mode=False,
+        max_file_size="200mb",
+        mcp_server=True,
+        **LOOK,
     )
 
 

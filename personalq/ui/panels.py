@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from personalq.records import Checkpoint, MemoryReading
 
@@ -33,17 +34,16 @@ def gallery(
     thumbnail: Thumbnail,
     picked: Sequence[str] = (),
     weak: bool = False,
+    note: str = "",
 ) -> str:
-    """Cards that can be clicked, each a button whose `data-index` is its place in `entries`."""
+    """Cards that can be clicked, each a button whose `data-index` is its place in `entries`; below them a note."""
     shown = [(i, entry) for i, entry in enumerate(entries) if entry["id"] in known]
-    body = "".join(
-        _card(i, known[entry["id"]], entry.get("reason", ""), thumbnail, entry["id"] in picked, weak)
-        for i, entry in shown
-    )
-    return f'<h2 class="pq-title">{escape(title)}</h2><div class="pq-cards">{body}</div>' if shown else ""
+    body = "".join(_card(i, known[entry["id"]], entry, thumbnail, entry["id"] in picked, weak) for i, entry in shown)
+    below = f'<p class="pq-how">{escape(note)}</p>' if note else ""
+    return f'<h2 class="pq-title">{escape(title)}</h2><div class="pq-cards">{body}</div>{below}' if shown else ""
 
 
-def _card(index: int, one: Checkpoint, reason: str, thumbnail: Thumbnail, picked: bool, weak: bool) -> str:
+def _card(index: int, one: Checkpoint, entry: Mapping[str, str], thumbnail: Thumbnail, picked: bool, weak: bool) -> str:
     picture = thumbnail(one.preview)
     name = one.name or one.id
     image = f'<img src="{picture}" alt="">' if picture else f'<b aria-hidden="true">{escape(name[:1].upper())}</b>'
@@ -52,10 +52,11 @@ def _card(index: int, one: Checkpoint, reason: str, thumbnail: Thumbnail, picked
     flag = (
         '<span class="pq-flag">chosen</span>' if picked else '<span class="pq-flag">weak match</span>' if weak else ""
     )
-    why = f'<span class="pq-why">{escape(reason)}</span>' if reason else ""
+    score = f'<span class="pq-score">{escape(entry["score"])}</span>' if entry.get("score") else ""
+    why = f'<span class="pq-why">{escape(entry["reason"])}</span>' if entry.get("reason") else ""
     return (
         f'<button type="button" class="pq-card" data-index="{index}" aria-pressed="{str(picked).lower()}">'
-        f'<span class="pq-thumb">{image}</span><span class="pq-text"><strong>{escape(name)}</strong>{flag}'
+        f'<span class="pq-thumb">{image}</span><span class="pq-text"><strong>{escape(name)}</strong>{flag}{score}'
         f'<span class="pq-facts">{trigger} · {facts}</span>{why}</span></button>'
     )
 
@@ -68,30 +69,31 @@ def progress(words: str, step: int = 0, total: int = 0) -> str:
 
 
 def memory(readings: Sequence[MemoryReading], labels: Sequence[str]) -> str:
-    """What was measured for one or two pictures, side by side; the saving is computed from the two readings."""
+    """What was measured for one or two pictures, as bars side by side; the saving is computed from the two readings."""
     if not readings:
         return ""
     gpu = any(reading.peak_allocated is not None for reading in readings)
     rows = [
-        _row("Stored weights", [_size(r.weights_bytes) for r in readings], _bars([r.weights_bytes for r in readings])),
-        _row("Cached keys and values", [_size(r.kv_bytes) for r in readings]),
+        _row("Stored weights", [r.weights_bytes for r in readings]),
+        _row("Cached keys and values", [r.kv_bytes for r in readings]),
     ]
     if gpu:
         rows += [
-            _row("Peak allocated", [_size(r.peak_allocated) for r in readings]),
-            _row("Peak reserved", [_size(r.peak_reserved) for r in readings]),
+            _row("Peak allocated", [r.peak_allocated for r in readings]),
+            _row("Peak reserved", [r.peak_reserved for r in readings]),
+            _row("GPU memory in all", [r.device_total for r in readings]),
         ]
     else:
-        rows.append(_row("GPU memory", ["no GPU: not measured"] * len(readings)))
+        rows.append(_cells("GPU memory", ["no GPU: not measured"] * len(readings)))
     if any(reading.process_rss is not None for reading in readings):
-        rows.append(_row("Process memory, peak", [_size(r.process_rss) for r in readings]))
-    rows.append(_row("Time", [f"{r.seconds:.1f} s" for r in readings]))
+        rows.append(_row("Process memory, peak", [r.process_rss for r in readings]))
+    rows.append(_row("Time", [r.seconds for r in readings], "{:.1f} s".format))
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels[: len(readings)])
     how = "; ".join(dict.fromkeys(f"{r.device}: {r.how_measured}" for r in readings))
     return (
         f'<h2 class="pq-title">Measured memory</h2>{_saving(readings)}<table class="pq-memory"><thead><tr>'
         f'<th scope="col"><span class="pq-hidden">What</span></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        f'</table><p class="pq-how">{escape(how)}</p>'
+        f'</table><details class="pq-how"><summary>How it was measured</summary>{escape(how)}</details>'
     )
 
 
@@ -103,22 +105,27 @@ def _saving(readings: Sequence[MemoryReading]) -> str:
     return f'<p class="pq-saving"><strong>{max(ratio, 1 / ratio):.1f}×</strong> {word} stored weights on the right</p>'
 
 
-def _row(name: str, values: Sequence[str], bars: Sequence[str] | None = None) -> str:
+def _row(name: str, values: Sequence[float | None], said: Callable[[Any], str] | None = None) -> str:
+    """A quantity with a bar for each side, the longest of which is the largest value's."""
+    most = max(*(value or 0 for value in values), 0) or 1
+    bars = [
+        "" if value is None else f'<span class="pq-bar" style="width:{100 * value / most:.0f}%"></span>'
+        for value in values
+    ]
+    return _cells(name, [said(value) if said else _size(value) for value in values], bars)
+
+
+def _cells(name: str, values: Sequence[str], bars: Sequence[str] | None = None) -> str:
     cells = "".join(
         f"<td>{escape(value)}{bar}</td>" for value, bar in zip(values, bars or [""] * len(values), strict=True)
     )
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
-def _bars(values: Sequence[int]) -> list[str]:
-    most = max(*values, 1)
-    return [f'<span class="pq-bar" style="width:{100 * value / most:.0f}%"></span>' for value in values]
-
-
-def _size(count: int | None) -> str:
+def _size(count: float | None) -> str:
     if count is None:
         return NOT_MEASURED
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
+    return f"{count:.0f} bytes"

@@ -12,19 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from personalq.errors import RequestError
+from personalq.errors import GenerationError, LimitError, PersonalQError, RequestError
 from personalq.records import Candidate, Checkpoint, Decision, Job, NoMatch, Question, Request, Selection, Span
+from personalq.ui.controls import Controls
 
 Message = dict[str, Any]
 Session = dict[str, Any]
-"""What one visitor has open, as plain data: request, pending, options, cards, weak, chosen."""
+"""What one visitor has open, as plain data: request, pending, options, cards, chosen, own, made."""
 
 SHOWN = 6
 """How many candidates the gallery shows."""
 ON_SHELF = 12
 """How many concepts the empty page shows."""
-PLAIN, REPHRASE = "ui:plain", "ui:rephrase"
-"""Ids of the two answers to "no match" that are the page's own."""
+PLAIN, REPHRASE, ADD, AGAIN, SMALLER, LOWER = (
+    f"ui:{name}" for name in ("plain", "rephrase", "add", "again", "smaller", "lower")
+)
+"""Ids of the answers that are the page's own: to "no match", and to what went wrong."""
 EXPIRED = "That choice has expired. Ask again."
 NO_PROMPT = "The prompt is empty. Describe a picture, or press Reset."
 
@@ -57,8 +60,16 @@ def options(decision: Decision) -> dict[str, str]:
     if isinstance(decision, Question):
         return {option.id: option.label for option in decision.options}
     if isinstance(decision, NoMatch):
-        return {PLAIN: "Use the base model without a concept", REPHRASE: "Say it another way"}
+        return {PLAIN: "Use the base model without a concept", REPHRASE: "Say it another way", ADD: "Add a concept"}
     return {}
+
+
+def ways_out(error: PersonalQError) -> dict[str, str]:
+    """What can be clicked under a picture that failed, id to label."""
+    again = {AGAIN: "Try again"}
+    if isinstance(error, GenerationError) and "memory" in str(error):
+        return {SMALLER: "Make it smaller", LOWER: "Use a lower precision", **again}
+    return again if isinstance(error, GenerationError | LimitError) else {}
 
 
 def reply(decision: Decision) -> str:
@@ -76,11 +87,22 @@ def _notes(remarks: Iterable[str]) -> list[str]:
 
 
 def cards(decision: Decision) -> list[dict[str, str]]:
-    """The gallery's entries as plain data, best first: checkpoint id and why it matched."""
-    shown: dict[str, str] = {}
+    """The gallery's entries as plain data, best first: checkpoint id, why it matched, and its share in percent."""
+    shown: dict[str, Candidate] = {}
     for candidate in _shown(decision):
-        shown.setdefault(candidate.checkpoint.id, candidate.reason)
-    return [{"id": id_, "reason": reason} for id_, reason in list(shown.items())[:SHOWN]]
+        shown.setdefault(candidate.checkpoint.id, candidate)
+    return [
+        {"id": id_, "reason": one.reason, "score": f"{100 * one.probability:.0f} %" if one.probability else ""}
+        for id_, one in list(shown.items())[:SHOWN]
+    ]
+
+
+def hidden(counts: Mapping[str, int]) -> str:
+    """How many checkpoints are not shown because they were made for other bases; "" when there are none."""
+    if not counts:
+        return ""
+    made_for = ", ".join(f"{base} ({count})" for base, count in sorted(counts.items(), key=lambda item: -item[1])[:4])
+    return f"{sum(counts.values())} hidden, made for another base: {made_for}"
 
 
 def shelf(known: Mapping[str, Checkpoint]) -> list[dict[str, str]]:
@@ -173,26 +195,43 @@ def warning(prompt: str, picked: Mapping[str, Any] | None) -> str:
     return f"⚠ The prompt no longer contains {', '.join(lost)}: the concept will not show. Reset brings it back."
 
 
-def job(
-    picked: Mapping[str, Any] | None,
-    known: Mapping[str, Checkpoint],
-    prompt: str,
-    seed: int,
-    steps: int,
-    guidance: float,
-) -> Job:
-    """The picture to make from what the widgets say; each checkpoint at the weight its author recommends.
+def job(picked: Mapping[str, Any] | None, known: Mapping[str, Checkpoint], controls: Controls, seed: int) -> Job:
+    """The picture to make from what the widgets say.
 
-    Raises RequestError without a prompt.
+    Raises RequestError without a prompt, for a checkpoint that has gone, or for settings that cannot be.
     """
-    if not prompt.strip():
+    prompt = controls.prompt_box.strip()
+    if not prompt:
         raise RequestError(NO_PROMPT)
-    loaded = tuple((known[id_], known[id_].weight) for id_ in (picked["ids"] if picked else ()))
-    return Job(
-        prompt=prompt.strip(),
-        spans=spans(prompt.strip(), picked),
-        checkpoints=loaded,
-        seed=int(seed),
-        steps=int(steps),
-        guidance=float(guidance),
+    ids = picked["ids"] if picked else []
+    gone = [id_ for id_ in ids if id_ not in known]
+    if gone:
+        raise RequestError(f"{', '.join(gone)} is not here any more: choose another concept.")
+    weights = [controls.weight_a, controls.weight_b, *(known[id_].weight for id_ in ids[2:])]
+    return controls.job(
+        prompt, spans(prompt, picked), [(known[id_], weight) for id_, weight in zip(ids, weights, strict=False)], seed
     )
+
+
+# --- a visitor's own checkpoints ---------------------------------------------------------------
+
+
+def own(sess: Session) -> tuple[Checkpoint, ...]:
+    """The checkpoints that a visitor added."""
+    return tuple(Checkpoint(**one) for one in sess.get("own", []))
+
+
+def with_own(sess: Session, checkpoints: Iterable[Checkpoint]) -> Session:
+    """The session with these as the visitor's own."""
+    return {**sess, "own": [asdict(one) for one in checkpoints]}
+
+
+def known(catalog: Mapping[str, Checkpoint], sess: Session) -> dict[str, Checkpoint]:
+    """The catalogue with the visitor's own checkpoints."""
+    return {**{one.id: one for one in own(sess)}, **catalog}
+
+
+def picked(job: Job) -> dict[str, Any]:
+    """A job as `chosen` has a selection: ids, prompt and the marked pieces of it."""
+    marks = [{**asdict(s), "text": job.prompt[s.start : s.end]} for s in job.spans]
+    return {"ids": [one.id for one, _ in job.checkpoints], "prompt": job.prompt, "marks": marks}

@@ -6,6 +6,7 @@ this object. Errors are said in the chat and shown as `gr.Error`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,13 +15,19 @@ import gradio as gr
 from personalq.errors import PersonalQError
 from personalq.records import Decision, Question, Request, Selection
 from personalq.ui import panels, present
+from personalq.ui.controls import MOST_WEIGHT
 from personalq.ui.desk import Desk
+from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
 from personalq.ui.previews import thumbnail
 
 KEEP: Any = gr.skip()
 """Leaves a widget as it is."""
 Decide = Callable[[], tuple[Request, Decision]]
+LASTING = ("visitor", "own", "made")
+"""What of a session outlasts a conversation."""
+LOOK_AGAIN = 0.25
+"""Seconds between two looks at what is being made ready."""
 
 
 class Turn(NamedTuple):
@@ -36,17 +43,25 @@ class Turn(NamedTuple):
     prompt: Any = KEEP
     prompt_box: Any = KEEP
     warning: Any = KEEP
+    weight_a: Any = KEEP
+    weight_b: Any = KEEP
+    size: Any = KEEP
+    precision: Any = KEEP
+    again: Any = KEEP
+    tabs: Any = KEEP
 
 
-class Handlers:
-    """The page's events over one desk."""
+class Conversation:
+    """The events of the conversation over one desk."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, limits: Limits) -> None:
+        self.desk, self.limits = desk, limits
 
-    def shelf(self) -> str:
-        """The concepts of the repository, for the empty page."""
-        return panels.gallery("In your repository", present.shelf(self.desk.known), self.desk.known, thumbnail)
+    def shelf(self, sess: Session | None = None) -> str:
+        """The concepts of the repository, with the visitor's own, for the empty page."""
+        known = present.known(self.desk.known, sess or {})
+        note = present.hidden(self.desk.hidden)
+        return panels.gallery("In your repository", present.shelf(known), known, thumbnail, note=note)
 
     # --- status --------------------------------------------------------------------------------
 
@@ -56,6 +71,9 @@ class Handlers:
         words = [self.desk.base_name or "no base model", f"{count} checkpoint" + ("" if count == 1 else "s")]
         problems = [str(problem) for problem in self.desk.catalog.problems]
         yield panels.status("loading", [*words, "getting ready…"], problems)
+        while doing := self.desk.loading():
+            yield panels.status("loading", [*words, f"{doing}…"], problems)
+            time.sleep(LOOK_AGAIN)
         try:
             yield panels.status("ready", [words[0], self.desk.ready(), words[1]], problems)
         except PersonalQError as error:
@@ -63,24 +81,33 @@ class Handlers:
 
     # --- the conversation ----------------------------------------------------------------------
 
-    def turn(self, text: str, chat: list[Message], sess: Session) -> Iterator[Turn]:
+    def turn(self, text: str, chat: list[Message], sess: Session, browser: gr.Request) -> Iterator[Turn]:
         """A typed request, or the typed answer to a pending question."""
-        yield from self._turn(text, text, chat, sess)
+        yield from self._turn(text, text, chat, sess, browser)
 
-    def on_option(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
+    def on_option(self, chat: list[Message], sess: Session, evt: gr.SelectData, browser: gr.Request) -> Iterator[Turn]:
         """A click on one of the options under the last reply."""
         options: dict[str, str] = sess.get("options", {})
         if evt.value not in options:
             raise gr.Error(present.EXPIRED)
-        said = [*chat, present.said(options[evt.value])]
-        request = present.request(sess["request"])
-        if evt.value == present.REPHRASE:
+        said, left = [*chat, present.said(options[evt.value])], {**sess, "options": {}}
+        if evt.value == present.AGAIN:
+            yield Turn(chat=said, sess=left, again=time.time())
+        elif evt.value == present.SMALLER:
+            yield Turn(chat=[*said, present.replied("Smaller: generate again.")], sess=left, size="Smaller")
+        elif evt.value == present.LOWER:
+            yield Turn(chat=[*said, present.replied("At 4 bits: generate again.")], sess=left, precision="taq-w4a8")
+        elif evt.value == present.ADD:
+            reply = present.replied("Add it under My concepts, then ask again.")
+            yield Turn(chat=[*said, reply], sess=left, tabs=gr.Tabs(selected="concepts"))
+        elif evt.value == present.REPHRASE:
             reply = present.replied("Your request is back in the box: change it and send it again.")
-            yield Turn(box=request.text, chat=[*said, reply], sess={**sess, "options": {}})
+            yield Turn(box=present.request(sess["request"]).text, chat=[*said, reply], sess=left)
         elif evt.value == present.PLAIN:
+            request = present.request(sess["request"])
             yield self._shown(said, sess, request, present.without_concept(request))
         else:
-            yield from self._turn(evt.value, options[evt.value], chat, sess)
+            yield from self._turn(evt.value, options[evt.value], chat, sess, browser)
 
     def on_card(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """A click on a candidate: that one is meant, whatever was pending."""
@@ -91,28 +118,42 @@ class Handlers:
 
     def on_shelf(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """A click on a concept of the empty page: a request for just that one."""
-        shown = present.shelf(self.desk.known)
+        shown = present.shelf(present.known(self.desk.known, sess))
         if not 0 <= evt.index < len(shown):
             raise gr.Error(present.EXPIRED)
-        one = self.desk.known[shown[evt.index]["id"]]
+        yield from self.on_concept(chat, sess, shown[evt.index]["id"])
+
+    def on_concept(self, chat: list[Message], sess: Session, id_: str) -> Iterator[Turn]:
+        """A request for just this checkpoint."""
+        one = present.known(self.desk.known, sess)[id_]
         request = Request(f"a picture of {one.class_noun or one.name}", base=self.desk.base_name)
         yield from self._choose(chat, sess, request, one.id)
 
-    def _turn(self, text: str, shown: str, chat: list[Message], sess: Session) -> Iterator[Turn]:
+    def _turn(self, text: str, shown: str, chat: list[Message], sess: Session, browser: gr.Request) -> Iterator[Turn]:
         """`text` is asked, or answers what is pending; `shown` is how the visitor put it."""
         pending, request = sess.get("pending"), Request(text, base=self.desk.base_name)
-        said = [*chat, present.said(shown)]
+        said, own = [*chat, present.said(shown)], present.own(sess)
+
+        def decide() -> tuple[Request, Decision]:
+            self.limits.take(visitor_of(browser), "turn")
+            return self.desk.answer(pending, text, own) if pending else (request, self.desk.ask(request, own))
+
         yield Turn(box="", chat=said, intro=gr.update(visible=False), shelf=gr.update(visible=False))
-        yield from self._settled(
-            said, sess, lambda: self.desk.answer(pending, text) if pending else (request, self.desk.ask(request))
-        )
+        yield from self._settled(said, sess, decide)
 
     def _choose(self, chat: list[Message], sess: Session, request: Request, id_: str) -> Iterator[Turn]:
-        said = [*chat, present.said(f"Use {self.desk.known[id_].name or id_}")]
-        yield from self._settled(said, sess, lambda: (request, self.desk.choose(request, id_)))
+        own = present.own(sess)
+        name = present.known(self.desk.known, sess)[id_].name
+        said = [*chat, present.said(f"Use {name or id_}")]
+        yield from self._settled(said, sess, lambda: (request, self.desk.choose(request, id_, own)))
 
     def _settled(self, said: list[Message], sess: Session, decide: Decide) -> Iterator[Turn]:
-        """What was decided; or what went wrong, with the choices still there."""
+        """What was decided; or what went wrong, with the choices still there. Meanwhile, what is being done."""
+        while doing := self.desk.waiting_for():
+            yield Turn(chat=[*said, present.replied(f"{doing}…")])
+            time.sleep(LOOK_AGAIN)
+        count = len(self.desk.known) + len(sess.get("own", []))
+        yield Turn(chat=[*said, present.replied(f"Looking through {count} checkpoints…")])
         try:
             yield self._shown(said, sess, *decide())
         except PersonalQError as error:
@@ -122,6 +163,7 @@ class Handlers:
     def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
         options = present.options(decision)
         sess = {
+            **{name: sess[name] for name in LASTING if name in sess},
             "request": present.plain(request),
             "pending": self.desk.pending(request, decision) if isinstance(decision, Question) else None,
             "options": options,
@@ -134,29 +176,53 @@ class Handlers:
             intro=gr.update(visible=False),
             shelf=gr.update(visible=False),
             cands=self._gallery(sess, decision),
-            **self._studio(sess),
+            **self.studio(sess),
         )
 
     def _gallery(self, sess: Session, decision: Decision) -> Any:
         weak = not isinstance(decision, Selection | Question)
         picked = sess["chosen"]["ids"] if sess["chosen"] else []
         title = "Weak matches" if weak else "Candidates"
-        body = panels.gallery(title, sess["cards"], self.desk.known, thumbnail, picked, weak)
+        known, note = present.known(self.desk.known, sess), present.hidden(self.desk.hidden)
+        body = panels.gallery(title, sess["cards"], known, thumbnail, picked, weak, note)
         return gr.update(value=body, visible=bool(body))
 
-    def on_clear(self) -> Turn:
-        """The bin above the conversation: the empty page again."""
+    def on_clear(self, sess: Session) -> Turn:
+        """The bin above the conversation: the empty page again; own concepts stay."""
         hidden, shown = gr.update(visible=False), gr.update(visible=True)
-        return Turn("", [], {}, intro=shown, shelf=shown, cands=hidden, studio=hidden)
+        left = {name: sess[name] for name in LASTING if name in sess}
+        shelf = gr.update(value=self.shelf(left), visible=True)
+        return Turn("", [], left, intro=shown, shelf=shelf, cands=hidden, studio=hidden)
 
     # --- the prompt ----------------------------------------------------------------------------
 
-    def _studio(self, sess: Session) -> dict[str, Any]:
+    def studio(self, sess: Session) -> dict[str, Any]:
+        """What the prompt and its controls show for the concept that is chosen; hidden while none is."""
         picked = sess["chosen"]
         if picked is None:
             return {"studio": gr.update(visible=False), "warning": gr.update(value="", visible=False)}
         prompt, mark, warning = self.on_reset(sess)
-        return {"studio": gr.update(visible=True), "prompt": mark, "prompt_box": prompt, "warning": warning}
+        weights = [*self._weights(sess, picked["ids"]), gr.update(visible=False), gr.update(visible=False)]
+        return {
+            "studio": gr.update(visible=True),
+            "prompt": mark,
+            "prompt_box": prompt,
+            "warning": warning,
+            "weight_a": weights[0],
+            "weight_b": weights[1],
+        }
+
+    def _weights(self, sess: Session, ids: list[str]) -> list[Any]:
+        """A slider for each LoRA, at the weight its author recommends."""
+        known = present.known(self.desk.known, sess)
+        return [
+            gr.update(
+                value=max(-MOST_WEIGHT, min(MOST_WEIGHT, known[id_].weight)),
+                label=f"Weight of {known[id_].name or id_}",
+                visible=known[id_].kind == "lora",
+            )
+            for id_ in ids
+        ]
 
     def on_edit(self, prompt: str, sess: Session) -> tuple[Any, Any]:
         """An edited prompt: its marked pieces, and a warning when a trigger was removed."""

@@ -1,0 +1,313 @@
+"""Events of the comparison: widget values turned into a job, frames turned into pictures and readings.
+
+No denoising happens here. A visitor's data lies in the session and the folder it is handed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+from PIL import Image
+
+from personalq.errors import PersonalQError
+from personalq.records import Frame, Job, MemoryReading, Precision
+from personalq.ui import panels, pictures, present
+from personalq.ui.controls import LAST_SEED, Controls
+from personalq.ui.desk import Desk
+from personalq.ui.events.conversation import KEEP
+from personalq.ui.keepsakes import Kept, remembered
+from personalq.ui.limits import Limits, visitor_of
+from personalq.ui.present import Message, Session
+from personalq.ui.visitors import Visitors
+
+LONGEST_STEP = 120
+"""Seconds a stopped run may take to end before the buttons are freed anyway."""
+PRECISIONS: dict[Precision, str] = {
+    "taq-w8a8": "TAQ 8-bit",
+    "taq-w4a8": "TAQ 4-bit",
+    "rtn-w8a8": "Plain 8-bit",
+    "rtn-w4a8": "Plain 4-bit",
+    "nf4": "NF4 4-bit",
+}
+REFERENCE: Precision = "reference"
+SIDES = ("picture_a", "picture_b")
+
+
+class Pictures(NamedTuple):
+    """What a comparison changes, step by step; the names are the widgets' names."""
+
+    outputs: Any = KEEP
+    picture_a: Any = KEEP
+    picture_b: Any = KEEP
+    heat: Any = KEEP
+    legend: Any = KEEP
+    strip: Any = KEEP
+    views: Any = KEEP
+    votes: Any = KEEP
+    verdict: Any = KEEP
+    progress: Any = KEEP
+    memory: Any = KEEP
+    seed: Any = KEEP
+    go: Any = KEEP
+    stop: Any = KEEP
+    chat: Any = KEEP
+    sess: Any = KEEP
+    kept: Any = KEEP
+
+
+@dataclass
+class Run:
+    """One comparison while it is made."""
+
+    job: Job
+    precision: Precision
+    blind: bool
+    folder: Path
+    names: tuple[str, str]
+    labels: tuple[str, str]
+    readings: list[MemoryReading] = field(default_factory=list)
+    paths: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+    """Of the finished pictures on each side."""
+    heats: list[tuple[str, str]] = field(default_factory=list)
+    """Of each pair, the heat map's path and its legend."""
+    thumbs: list[str] = field(default_factory=list)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    """How the pictures of full precision were made."""
+    warning: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """What the session keeps of it."""
+        return {
+            "paths": [list(side) for side in self.paths],
+            "heats": self.heats,
+            "thumbs": self.thumbs,
+            "names": list(self.names),
+            "memory": panels.memory(self.readings, self.labels),
+            "precision": self.precision,
+            "order": random.sample((0, 1), 2) if self.blind else [0, 1],
+            "hidden": self.blind,
+        }
+
+
+class Comparison:
+    """Generate and Stop, over one desk."""
+
+    def __init__(self, desk: Desk, limits: Limits, visitors: Visitors) -> None:
+        self.desk, self.limits, self.visitors = desk, limits, visitors
+        self._runs: dict[str, threading.Event] = {}
+        """The run each browser has under way, by its session; set when it has really ended."""
+
+    def on_compare(
+        self,
+        browser: gr.Request,
+        chat: list[Message],
+        sess: Session,
+        kept: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
+        *controls: Any,
+    ) -> Iterator[Pictures]:
+        """Both pictures, a step at a time. An open seed is drawn and written back, so the pictures can be repeated."""
+        visitor = visitor_of(browser)
+        ended = self._runs[visitor] = threading.Event()
+        try:
+            with self.limits.slot(visitor):
+                yield from self._compare(visitor, chat, sess, kept, progress, Controls(*controls))
+        except PersonalQError as error:
+            options = present.ways_out(error)
+            said = [*chat, present.replied(str(error), options)]
+            failed = panels.progress("Failed: see the conversation")
+            yield Pictures(
+                outputs=gr.update(visible=True),
+                chat=said,
+                sess={**sess, "options": {**sess.get("options", {}), **options}},
+                progress=failed,
+                **_at_rest(),
+            )
+            raise gr.Error(present.safe(str(error))) from error
+        except Exception:
+            yield Pictures(progress=panels.progress("Failed: try again"), **_at_rest())
+            raise
+        finally:
+            ended.set()
+            if self._runs.get(visitor) is ended:
+                del self._runs[visitor]
+
+    def _compare(
+        self, visitor: str, chat: list[Message], sess: Session, kept: Any, progress: gr.Progress, controls: Controls
+    ) -> Iterator[Pictures]:
+        seed = int(controls.seed) if controls.seed is not None and controls.locked else random.randint(0, LAST_SEED)
+        job = self.job(sess, controls, seed)
+        self.limits.take(visitor, "picture", 2 * job.count)
+        blind = bool(controls.blind)
+        right = PRECISIONS[controls.precision]
+        names = ("A", "B") if blind else ("Full precision", right)
+        yield Pictures(
+            outputs=gr.update(visible=True),
+            picture_a=gr.update(value=None, label=names[0]),
+            picture_b=gr.update(value=None, label=names[1]),
+            heat=gr.update(value=None),
+            views=gr.update(visible=False),
+            votes=gr.update(visible=False),
+            strip=gr.update(visible=False),
+            legend="",
+            verdict="",
+            progress=panels.progress("Loading the model"),
+            memory="",
+            seed=seed,
+            go=gr.update(interactive=False),
+            stop=gr.update(visible=True),
+        )
+        labels = (self.desk.label(REFERENCE), self.desk.label(controls.precision))
+        run = Run(job, controls.precision, blind, self.visitors.run(visitor), ("Full precision", right), labels)
+        yield from self._frames(run, controls.previews and not blind, _loading(progress))
+        made = run.plain()
+        entry = remembered(run.data[0], run.thumbs[0], controls.precision)
+        end = "Both pictures are there. Which one is better?" if blind else f"Both pictures from seed {job.seed}"
+        yield Pictures(
+            progress=panels.progress(f"{end}. {run.warning}" if run.warning else end),
+            sess={**sess, "made": made},
+            kept=Kept.of(kept).with_entry(entry).plain(),
+            votes=gr.update(visible=blind),
+            views=gr.update(visible=True),
+            **_shown(made, 0),
+            **_at_rest(),
+        )
+
+    def job(self, sess: Session, controls: Controls, seed: int) -> Job:
+        """The picture that widgets and session describe. Raises RequestError."""
+        job = present.job(sess.get("chosen"), present.known(self.desk.known, sess), controls, seed)
+        if controls.size == "Square":
+            return job
+        size = controls.pixels(self.desk.size())
+        return replace(job, width=size[0], height=size[1]) if size else job
+
+    def _frames(self, run: Run, previews: bool, on_progress: Any) -> Iterator[Pictures]:
+        pair: Sequence[Precision] = (REFERENCE, run.precision)
+        total = 2 * run.job.steps * run.job.count
+        with closing(self.desk.compare(run.job, pair, on_progress)) as frames:
+            for frame in frames:
+                side = int(frame.variant != REFERENCE)
+                at = frame.step + side * frame.total
+                words = "Both pictures" if run.blind else run.names[side]
+                step = (at, total) if run.blind else (frame.step, frame.total)
+                values: dict[str, Any] = {"progress": panels.progress(words, *step)}
+                if frame.image and frame.memory:
+                    values |= self._finished(run, side, frame)
+                elif frame.image and previews:
+                    values[SIDES[side]] = frame.image
+                yield Pictures(**values)
+
+    def _finished(self, run: Run, side: int, frame: Frame) -> dict[str, Any]:
+        """A picture is done: its file is written, and once both of a pair are there, what tells them apart."""
+        assert frame.image and frame.memory
+        index = len(run.paths[side])
+        precision = run.precision if side else REFERENCE
+        path = run.folder / f"personalq-{run.job.seed + index}-{precision}.png"
+        data = self.desk.save(frame.image, path, run.job, precision, index, frame)
+        run.paths[side].append(str(path))
+        if index == 0:
+            run.readings.append(frame.memory)
+        if side == 0:
+            run.data.append(data)
+            run.warning = frame.warning or run.warning
+            run.thumbs.append(pictures.inline(frame.image))
+        else:
+            run.heats.append(self._difference(run, index))
+        if run.blind:
+            return {}
+        shown: dict[str, Any] = {SIDES[side]: str(path), "memory": panels.memory(run.readings, run.labels)}
+        if side:
+            shown[SIDES[0]] = run.paths[0][index]
+        return shown
+
+    def _difference(self, run: Run, index: int) -> tuple[str, str]:
+        with Image.open(run.paths[0][index]) as a, Image.open(run.paths[1][index]) as b:
+            heat, how = self.desk.difference(a.convert("RGB"), b.convert("RGB"))
+        path = run.folder / f"personalq-{run.job.seed + index}-difference.png"
+        heat.save(path)
+        return str(path), pictures.legend(how.psnr, how.mean, how.largest, how.scale_max)
+
+    # --- after it ------------------------------------------------------------------------------
+
+    def on_strip(self, sess: Session, evt: gr.SelectData) -> Pictures:
+        """Another pair of a batch."""
+        made = sess.get("made")
+        if not made or not 0 <= evt.index < len(made["thumbs"]):
+            raise gr.Error(present.EXPIRED)
+        return Pictures(**_shown(made, evt.index))
+
+    def on_vote(self, sess: Session, kept: Any, chosen: int | None) -> Pictures:
+        """A blind vote for the side shown as A (0) or B (1), or for neither; then all is told."""
+        made = sess.get("made")
+        if not made or not made["hidden"]:
+            raise gr.Error(present.EXPIRED)
+        side = "same" if chosen is None else ("reference", "quantised")[made["order"][chosen]]
+        told = {**made, "hidden": False}
+        names = [made["names"][which] for which in made["order"]]
+        verdict = "No difference seen." if chosen is None else f"You preferred: {made['names'][made['order'][chosen]]}."
+        return Pictures(
+            sess={**sess, "made": told},
+            kept=Kept.of(kept).with_vote(made["precision"], side).plain(),
+            votes=gr.update(visible=False),
+            verdict=panels.progress(f"{verdict} A was {names[0]}, B was {names[1]}."),
+            **_shown(told, 0),
+        )
+
+    def on_stop(self, browser: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
+        """After a stop: what stays on the page, and the buttons once the denoiser has let go."""
+        text = "Stopped. A finished picture stays; an unfinished one shows its last step."
+        run = self._runs.get(visitor_of(browser))
+        yield panels.progress("Stopping after this step"), KEEP, gr.update(interactive=False)
+        if run:
+            run.wait(LONGEST_STEP)
+        yield panels.progress(text), gr.update(interactive=True), gr.update(visible=False, interactive=True)
+
+
+def _shown(made: dict[str, Any], index: int) -> dict[str, Any]:
+    """A pair as the widgets show it: while sides are hidden in shuffled order, under names that tell nothing."""
+    order, hidden = made["order"], made["hidden"]
+    paths = [made["paths"][which][index] for which in order]
+    names = ("A", "B") if hidden else tuple(made["names"][which] for which in order)
+    files = [_bare(path, name) if hidden else path for path, name in zip(paths, "AB", strict=True)]
+    heat, legend = made["heats"][index]
+    return {
+        "picture_a": gr.update(value=files[0], label=names[0]),
+        "picture_b": gr.update(value=files[1], label=names[1]),
+        "heat": gr.update(value=heat),
+        "legend": legend,
+        "strip": gr.update(value=pictures.strip(made["thumbs"], index), visible=len(made["thumbs"]) > 1 and not hidden),
+        "memory": "" if hidden else made["memory"],
+    }
+
+
+def _bare(path: str, name: str) -> str:
+    """A copy of a picture that says nothing about how it was made."""
+    bare = Path(path).with_name(f"{Path(path).stem.split('-')[1]}-{name}.png")
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(bare)
+    return str(bare)
+
+
+def _loading(progress: gr.Progress) -> Any:
+    """Shows what is read and packed, as Gradio's own bar."""
+
+    def tell(done: int, total: int, what: str) -> None:
+        progress((done, total), desc=what)
+
+    return tell
+
+
+def _at_rest() -> dict[str, Any]:
+    return {"go": gr.update(interactive=True), "stop": gr.update(visible=False)}
+
+
+def new_seed() -> int:
+    """Another seed."""
+    return random.randint(0, LAST_SEED)

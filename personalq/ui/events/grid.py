@@ -1,0 +1,110 @@
+"""Events of the grid: one picture at several concept weights and precisions. No denoising happens here."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import gradio as gr
+from PIL.Image import Image
+
+from personalq.errors import PersonalQError, RequestError
+from personalq.records import Precision
+from personalq.ui import panels, pictures, present
+from personalq.ui.controls import LAST_SEED, Controls
+from personalq.ui.events.comparison import PRECISIONS, REFERENCE, Comparison
+from personalq.ui.events.conversation import KEEP
+from personalq.ui.limits import visitor_of
+from personalq.ui.present import Message, Session
+
+MOST_ROWS = 6
+SIDE = 192
+"""Pixels of a picture in the table; the file to download has them whole."""
+
+
+class Grid(NamedTuple):
+    """What a grid changes; the names are the widgets' names."""
+
+    grid_out: Any = KEEP
+    grid_go: Any = KEEP
+    grid_stop: Any = KEEP
+    grid_file: Any = KEEP
+    seed: Any = KEEP
+    chat: Any = KEEP
+
+
+class Grids:
+    """Make the grid and Stop, with the comparison's desk, limits and folders."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.page, self.desk = comparison, comparison.desk
+
+    def on_grid(
+        self,
+        browser: gr.Request,
+        chat: list[Message],
+        sess: Session,
+        weights: str,
+        precisions: list[Precision],
+        *controls: Any,
+    ) -> Iterator[Grid]:
+        """The table, a picture at a time."""
+        visitor = visitor_of(browser)
+        try:
+            with self.page.limits.slot(visitor):
+                yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
+        except PersonalQError as error:
+            said = [*chat, present.replied(str(error), present.ways_out(error))]
+            yield Grid(chat=said, grid_go=gr.update(interactive=True), grid_stop=gr.update(visible=False))
+            raise gr.Error(present.safe(str(error))) from error
+
+    def _grid(
+        self, visitor: str, sess: Session, typed: str, precisions: list[Precision], controls: Controls
+    ) -> Iterator[Grid]:
+        seed = int(controls.seed) if controls.seed is not None and controls.locked else random.randint(0, LAST_SEED)
+        job = self.page.job(sess, controls._replace(batch=1), seed)
+        weights = rows(typed)
+        columns = (REFERENCE, *(one for one in PRECISIONS if one in precisions))
+        names = ["Full precision", *(PRECISIONS[one] for one in columns[1:])]
+        self.page.limits.take(visitor, "picture", len(weights) * len(columns))
+        done: dict[tuple[int, int], Image] = {}
+        small: dict[tuple[int, int], str] = {}
+        busy = {"grid_go": gr.update(interactive=False), "grid_stop": gr.update(visible=True)}
+        yield Grid(pictures.grid({}, weights, names), **busy, grid_file=gr.update(visible=False), seed=seed)
+        with closing(self.desk.grid(job, weights, columns)) as cells:
+            for row, column, frame in cells:
+                if frame.image and frame.memory:
+                    done[row, column] = frame.image
+                    small[row, column] = pictures.inline(frame.image, SIDE)
+                    count = panels.progress(f"{len(done)} of {len(weights) * len(columns)} pictures")
+                    yield Grid(pictures.grid(small, weights, names) + count)
+        path = self.page.visitors.run(visitor) / f"personalq-grid-{seed}.png"
+        self.desk.sheet(done, weights, names).save(path)
+        yield Grid(
+            pictures.grid(small, weights, names),
+            grid_go=gr.update(interactive=True),
+            grid_stop=gr.update(visible=False),
+            grid_file=gr.update(value=str(path), visible=True),
+        )
+
+    def on_stop(self) -> Grid:
+        """After a stop: what is there stays."""
+        return Grid(grid_go=gr.update(interactive=True), grid_stop=gr.update(visible=False))
+
+
+def rows(typed: str) -> Sequence[float]:
+    """The weights in a text such as "0, 0.5, 1". Raises RequestError unless they are one to six numbers."""
+    words = [word for word in re.split(r"[,;\s]+", typed.strip()) if word]
+    try:
+        weights = [float(word) for word in words]
+    except ValueError:
+        weights = []
+    if not 1 <= len(weights) <= MOST_ROWS or not all(math.isfinite(weight) for weight in weights):
+        raise RequestError(
+            f"The weights {typed[:40]!r} are not understood: write up to six numbers, such as 0, 0.5, 1."
+        )
+    return weights

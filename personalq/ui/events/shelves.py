@@ -1,0 +1,248 @@
+"""Events of history, own concepts and settings. What is kept is the browser's; what is added lasts a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from personalq.catalog.own import added
+from personalq.catalog.own_hub import from_hub
+from personalq.errors import PersonalQError, RequestError
+from personalq.records import Checkpoint, Recalled
+from personalq.ui import pictures, present
+from personalq.ui.controls import ROWS, kept_rows, shown
+from personalq.ui.desk import Desk
+from personalq.ui.events.comparison import PRECISIONS
+from personalq.ui.events.conversation import KEEP, Conversation, Turn
+from personalq.ui.keepsakes import Kept
+from personalq.ui.limits import Limits, visitor_of
+from personalq.ui.present import Message, Session
+from personalq.ui.visitors import Visitors
+from personalq.ui.widgets.shelves import THEMES
+
+MOST_OWN = 20
+
+
+class Restored(NamedTuple):
+    """Everything a picture's settings bring back; the names are the widgets' names."""
+
+    chat: Any = KEEP
+    sess: Any = KEEP
+    intro: Any = KEEP
+    shelf: Any = KEEP
+    studio: Any = KEEP
+    prompt: Any = KEEP
+    prompt_box: Any = KEEP
+    warning: Any = KEEP
+    weight_a: Any = KEEP
+    weight_b: Any = KEEP
+    negative: Any = KEEP
+    seed: Any = KEEP
+    locked: Any = KEEP
+    steps: Any = KEEP
+    guidance: Any = KEEP
+    size: Any = KEEP
+    batch: Any = KEEP
+    precision: Any = KEEP
+    protect: Any = KEEP
+    tabs: Any = KEEP
+    kept: Any = KEEP
+    history: Any = KEEP
+
+
+class Shelves:
+    """The other screens, over one desk."""
+
+    def __init__(self, desk: Desk, limits: Limits, visitors: Visitors, conversation: Conversation) -> None:
+        self.desk, self.limits, self.visitors, self.conversation = desk, limits, visitors, conversation
+
+    # --- history and recall --------------------------------------------------------------------
+
+    def on_history(self, chat: list[Message], sess: Session, kept: Any, evt: gr.SelectData) -> Restored:
+        """A click on an entry: use it again, love it, or drop it."""
+        mine = Kept.of(kept)
+        if not 0 <= evt.index < len(mine.history):
+            raise gr.Error(present.EXPIRED)
+        if evt.value == "use":
+            entry = mine.history[evt.index]
+            return self._recalled(chat, sess, {**entry["data"], "precision": entry["precision"]}, "your history")
+        changed = mine.loved(evt.index) if evt.value == "love" else mine.without(evt.index)
+        if changed is mine:
+            raise gr.Error("There are 30 favourites already: remove one first.")
+        return Restored(kept=changed.plain(), history=pictures.history(changed.history))
+
+    def on_drop(self, chat: list[Message], sess: Session, path: str | None, browser: gr.Request) -> Restored:
+        """A PNG was dropped: what it says about itself, taken up."""
+        if path is None:
+            return Restored()
+        try:
+            self.limits.take(visitor_of(browser), "upload")
+            return self._recalled(chat, sess, self.desk.read(Path(path)), "the picture")
+        except PersonalQError as error:
+            raise gr.Error(present.safe(str(error))) from error
+
+    def _recalled(self, chat: list[Message], sess: Session, data: dict[str, Any], source: str) -> Restored:
+        try:
+            back = self.desk.recalled(data, present.own(sess))
+        except PersonalQError as error:
+            raise gr.Error(present.safe(str(error))) from error
+        job, options = back.job, {present.ADD: "Add a concept"} if back.missing else {}
+        picked = present.picked(job)
+        sess = {**sess, "chosen": picked, "pending": None, "options": options, "cards": []}
+        sess.setdefault("request", {"text": job.prompt, "base": self.desk.base_name, "history": [], "as_of": None})
+        studio = self.conversation.studio(sess)
+        for name, (_, weight) in zip(("weight_a", "weight_b"), job.checkpoints, strict=False):
+            studio[name] = {**studio[name], "value": weight}
+        hidden = gr.update(visible=False)
+        return Restored(
+            chat=[*chat, present.replied(_words(back, source), options)],
+            sess=sess,
+            intro=hidden,
+            shelf=hidden,
+            negative=job.negative,
+            seed=job.seed,
+            locked=True,
+            steps=min(job.steps, 50),
+            guidance=job.guidance,
+            size=shown(job, self.desk.size()),
+            batch=1,
+            precision=back.precision if back.precision in PRECISIONS else KEEP,
+            protect=kept_rows(job.protect),
+            tabs=gr.Tabs(selected="draw"),
+            **studio,
+        )
+
+    # --- own concepts --------------------------------------------------------------------------
+
+    def on_add(
+        self,
+        browser: gr.Request,
+        sess: Session,
+        path: str | None,
+        repo: str,
+        trigger: str,
+        noun: str,
+        base: str,
+        license_: str,
+        consent: bool,
+    ) -> Iterator[tuple[Any, ...]]:
+        """A concept of one's own, from a file or the Hub: what was said, list, shelf and session."""
+        yield "Reading…", KEEP, KEEP, KEEP
+        own = present.own(sess)
+        try:
+            if not consent:
+                raise RequestError("Tick the box to say that you may use these weights.")
+            if not path and not repo.strip():
+                raise RequestError("Choose a .safetensors file, or name a Hub repository.")
+            visitor = visitor_of(browser)
+            self.limits.take(visitor, "upload")
+            new = self._new(visitor, path, repo, trigger, noun, base, license_)
+            if len(own) + len(new) > MOST_OWN:
+                raise RequestError(f"You have {len(own)} concepts of your own; up to {MOST_OWN} are kept. Remove some.")
+        except PersonalQError as error:
+            yield present.safe(str(error)), KEEP, KEEP, KEEP
+            raise gr.Error(present.safe(str(error))) from error
+        sess = present.with_own(sess, (*own, *new))
+        names = ", ".join(one.name or one.id for one in new)
+        said = f"Added: {present.safe(names)}. Ask for it, or press Use."
+        yield said, *self._own(sess)
+
+    def _new(
+        self, visitor: str, path: str | None, repo: str, trigger: str, noun: str, base: str, license_: str
+    ) -> tuple[Checkpoint, ...]:
+        if path:
+            folder = self.visitors.folder(visitor) / "own"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            return (added(Path(path), folder, trigger=trigger, base=base, class_noun=noun, license=license_),)
+        return from_hub(repo.strip(), self.visitors.folder(visitor)).checkpoints
+
+    def _own(self, sess: Session) -> tuple[str, Any, Session]:
+        return pictures.own(present.own(sess)), gr.update(value=self.conversation.shelf(sess)), sess
+
+    def on_own(self, sess: Session, evt: gr.SelectData) -> tuple[Any, ...]:
+        """Remove on an own concept: the list, the shelf and the session."""
+        own = present.own(sess)
+        if evt.value != "drop" or not 0 <= evt.index < len(own):
+            return KEEP, KEEP, KEEP
+        gone = own[evt.index]
+        self.desk.forget((gone,))
+        for file in gone.files:
+            if not file.startswith("hub:"):
+                Path(file).unlink(missing_ok=True)
+        left = present.with_own(sess, (one for one in own if one.id != gone.id))
+        if (left.get("chosen") or {}).get("ids", []).count(gone.id):
+            left = {**left, "chosen": None}
+        return self._own(left)
+
+    def on_use(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
+        """Use on an own concept: a request for just that one, on the first screen."""
+        own = present.own(sess)
+        if evt.value != "use" or not 0 <= evt.index < len(own):
+            yield Turn()
+            return
+        yield Turn(tabs=gr.Tabs(selected="draw"))
+        yield from self.conversation.on_concept(chat, sess, own[evt.index].id)
+
+    # --- settings ------------------------------------------------------------------------------
+
+    def on_load(self, kept: Any, browser: gr.Request) -> tuple[Any, ...]:
+        """A fresh session, and what the browser kept on the page again: history, votes and settings."""
+        mine = Kept.of(kept)
+        settings = mine.settings
+        protect = settings.get("protect")
+        theme = settings.get("theme")
+        precision = settings.get("precision")
+        return (
+            {"visitor": visitor_of(browser)},
+            pictures.history(mine.history),
+            pictures.tally(mine.tally, PRECISIONS),
+            protect if protect in ROWS else KEEP,
+            bool(settings.get("blind", False)),
+            bool(settings.get("previews", True)),
+            theme if theme in THEMES else THEMES[0],
+            precision if precision in PRECISIONS else KEEP,
+        )
+
+    def on_kept(self, kept: Any) -> tuple[str, str]:
+        """History and votes as they are now."""
+        mine = Kept.of(kept)
+        return pictures.history(mine.history), pictures.tally(mine.tally, PRECISIONS)
+
+    def on_setting(self, kept: Any, protect: str, blind: bool, previews: bool, theme: str, precision: str) -> Any:
+        """The settings, for the browser to keep."""
+        return (
+            Kept.of(kept)
+            .with_settings(protect=protect, blind=blind, previews=previews, theme=theme, precision=precision)
+            .plain()
+        )
+
+    def on_clear(self, sess: Session, browser: gr.Request) -> tuple[Any, ...]:
+        """Clear my data: kept, session, panels; the files of this visitor go too."""
+        self.leave({**sess, "visitor": visitor_of(browser)})
+        fresh = Kept()
+        return (
+            fresh.plain(),
+            {"visitor": visitor_of(browser)},
+            pictures.history(()),
+            pictures.tally({}, PRECISIONS),
+            "",
+            "Everything this page kept about you is gone: history, favourites, votes, settings, concepts, pictures.",
+        )
+
+    def leave(self, sess: Session) -> None:
+        """A visitor has left: files and checkpoints of their own go."""
+        own = present.own(sess)
+        if own:
+            self.desk.forget(own)
+        if "visitor" in sess:
+            self.visitors.leave(sess["visitor"])
+
+
+def _words(back: Recalled, source: str) -> str:
+    lines = [f"Taken up from {source}: seed {back.job.seed}, {back.job.steps} steps."]
+    if back.missing:
+        lines.append(f"Not here: {', '.join(back.missing)}. Add it, and recall the picture again.")
+    return "\n".join([*lines, *back.remarks])

@@ -1,0 +1,28 @@
+() => {
+  // Keys: Ctrl+Enter generates, Esc stops, X flips, 1 to 5 answer the question. Letters and digits only outside fields.
+  const press = (selector) => {
+    const button = document.querySelector(selector);
+    if (button && !button.disabled && button.offsetParent) button.click();
+    return Boolean(button);
+  };
+  const flip = () => {
+    const pictures = document.getElementById('pictures');
+    if (pictures?.dataset.view === 'Flip') pictures.toggleAttribute('data-flipped');
+  };
+  document.addEventListener('keydown', (event) => {
+    const typing = event.target.closest('input:not([type=radio]):not([type=checkbox]):not([type=range]), textarea');
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      press('#go');
+    } else if (event.key === 'Escape') {
+      press('#stop');
+      press('#grid-stop');
+    } else if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      if (event.key.toLowerCase() === 'x') flip();
+      else if (/^[1-5]$/.test(event.key)) document.querySelectorAll('#chat button.option')[event.key - 1]?.click();
+    }
+  });
+  document.addEventListener('click', (event) => {
+    if (event.target.closest('#pictures') && !event.target.closest('button, a')) flip();
+  });
+}

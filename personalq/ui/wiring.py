@@ -1,0 +1,122 @@
+"""Which event of the page goes to which handler, and which widgets take what it gives. It decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from personalq.ui.controls import Controls
+from personalq.ui.events.comparison import Comparison, Pictures, new_seed
+from personalq.ui.events.conversation import Conversation, Turn, filled
+from personalq.ui.events.grid import Grid, Grids
+from personalq.ui.events.shelves import Restored, Shelves
+
+Parts = Mapping[str, Any]
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+TALK: dict[str, Any] = {**QUIET, "concurrency_id": "cpu", "concurrency_limit": 8}
+DRAW: dict[str, Any] = {
+    "concurrency_id": "gpu",
+    "concurrency_limit": 1,
+    "trigger_mode": "once",
+    "show_progress": "minimal",
+    "api_visibility": "private",
+}
+SHOW_PICTURES = """
+() => { setTimeout(() => document.getElementById('outputs')?.scrollIntoView({block: 'nearest'}), 500); }
+"""
+"""On a phone the pictures stand above the button."""
+SHOW_VIEW = "(view) => { document.getElementById('pictures').dataset.view = view; }"
+SHOW_THEME = """
+(theme) => {
+  const dark = theme === 'Dark' || (theme === 'System' && matchMedia('(prefers-color-scheme: dark)').matches);
+  document.body.classList.toggle('dark', dark);
+}
+"""
+
+
+def of(parts: Parts, *names: str) -> list[Any]:
+    """Widgets by name."""
+    return [parts[name] for name in names]
+
+
+def talk(parts: Parts, page: Conversation) -> None:
+    """The conversation and the prompt."""
+    outputs, context = of(parts, *Turn._fields), of(parts, "chat", "sess")
+    parts["box"].submit(page.turn, [parts["box"], *context], outputs, trigger_mode="once", validator=filled, **TALK)
+    for button in parts["starters"]:
+        button.click(page.turn, [button, *context], outputs, trigger_mode="once", **TALK)
+    clicks: dict[str, tuple[Any, Callable[..., Any]]] = {
+        "option": (parts["chat"].option_select, page.on_option),
+        "card": (parts["cands"].select, page.on_card),
+        "shelf": (parts["shelf"].select, page.on_shelf),
+    }
+    for event, handler in clicks.values():
+        event(handler, context, outputs, trigger_mode="once", **TALK)
+    parts["chat"].clear(page.on_clear, parts["sess"], outputs, **TALK)
+    edited = of(parts, "prompt", "warning")
+    parts["prompt_box"].change(  # `input` misses Backspace, cut and paste
+        page.on_edit, of(parts, "prompt_box", "sess"), edited, trigger_mode="always_last", **TALK
+    )
+    parts["reset"].click(page.on_reset, parts["sess"], [parts["prompt_box"], *edited], **TALK)
+
+
+def drawing(parts: Parts, page: Comparison) -> None:
+    """Generate, stop, look, vote."""
+    outputs = of(parts, *Pictures._fields)
+    run = gr.on(
+        [parts["go"].click, parts["again"].change],
+        page.on_compare,
+        of(parts, "chat", "sess", "kept", *Controls._fields),
+        outputs,
+        show_progress_on=parts["progress"],
+        **DRAW,
+    )
+    parts["stop"].click(None, cancels=[run], queue=False, **QUIET)  # first: listeners are sent one after the other
+    parts["stop"].click(page.on_stop, None, of(parts, "progress", "go", "stop"), concurrency_id="cpu", **QUIET)
+    parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")
+    parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
+    parts["view"].change(None, parts["view"], js=SHOW_VIEW, api_visibility="private")
+    parts["strip"].select(page.on_strip, parts["sess"], outputs, **TALK)
+    votes: dict[str, int | None] = {"vote_a": 0, "vote_same": None, "vote_b": 1}
+    for name, chosen in votes.items():
+        parts[name].click(_voting(page, chosen), of(parts, "sess", "kept"), outputs, **TALK)
+
+
+def _voting(page: Comparison, chosen: int | None) -> Callable[[dict[str, Any], Any], Pictures]:
+    return lambda sess, kept: page.on_vote(sess, kept, chosen)
+
+
+def grids(parts: Parts, page: Grids) -> None:
+    """Concept weight against precision."""
+    run = parts["grid_go"].click(
+        page.on_grid,
+        of(parts, "chat", "sess", "grid_weights", "grid_precisions", *Controls._fields),
+        of(parts, *Grid._fields),
+        show_progress_on=parts["grid_out"],
+        **DRAW,
+    )
+    parts["grid_stop"].click(None, cancels=[run], queue=False, **QUIET)
+    parts["grid_stop"].click(page.on_stop, None, of(parts, *Grid._fields), **QUIET)
+
+
+def shelves(parts: Parts, page: Shelves) -> None:
+    """History, own concepts, settings."""
+    context, restored = of(parts, "chat", "sess"), of(parts, *Restored._fields)
+    parts["history"].select(page.on_history, [*context, parts["kept"]], restored, **TALK)
+    parts["dropped"].upload(page.on_drop, [*context, parts["dropped"]], restored, **TALK)
+    form = ("own_file", "own_repo", "own_trigger", "own_noun", "own_base", "own_license", "own_consent")
+    listed = of(parts, "own_list", "shelf", "sess")
+    parts["own_add"].click(
+        page.on_add, of(parts, "sess", *form), [parts["own_said"], *listed], trigger_mode="once", **TALK
+    )
+    parts["own_list"].select(page.on_own, parts["sess"], listed, **TALK)
+    parts["own_list"].select(page.on_use, context, of(parts, *Turn._fields), **TALK)
+    settings = of(parts, "protect", "blind", "previews", "theme", "precision")
+    for widget in settings:
+        widget.input(page.on_setting, [parts["kept"], *settings], parts["kept"], **TALK)
+    parts["theme"].change(None, parts["theme"], js=SHOW_THEME, api_visibility="private")
+    parts["kept"].change(page.on_kept, parts["kept"], of(parts, "history", "tally"), **TALK)
+    cleared = of(parts, "kept", "sess", "history", "tally", "own_list", "cleared")
+    parts["clear"].click(page.on_clear, parts["sess"], cleared, **TALK)
