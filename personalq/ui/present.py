@@ -92,7 +92,7 @@ def cards(decision: Decision) -> list[dict[str, str]]:
     for candidate in _shown(decision):
         shown.setdefault(candidate.checkpoint.id, candidate)
     return [
-        {"id": id_, "reason": one.reason, "score": f"{100 * one.probability:.0f} %" if one.probability else ""}
+        {"id": id_, "reason": one.reason, "score": f"{100 * one.probability:.0f} %" if one.probability >= 0.005 else ""}
         for id_, one in list(shown.items())[:SHOWN]
     ]
 

@@ -24,8 +24,9 @@ def draw(parts: Parts, requests: list[str], shelf: str, precisions: Mapping[str,
             _talk(parts, requests)
         with gr.Column(elem_id="right", scale=7, min_width=320):
             parts["shelf"] = gr.HTML(shelf, js_on_load=CLICKS, elem_id="shelf")
-            _studio(parts, precisions)
             _outputs(parts)
+            _studio(parts, precisions)
+            parts["memory"] = gr.HTML(elem_id="memory")
             parts["cands"] = gr.HTML(js_on_load=CLICKS, visible=False, elem_id="cands")
 
 
@@ -132,7 +133,6 @@ def _outputs(parts: Parts) -> None:
             parts["vote_same"] = gr.Button("No difference", size="sm", elem_id="vote-same")
             parts["vote_b"] = gr.Button("B is better", size="sm", elem_id="vote-b")
         parts["verdict"] = gr.HTML(elem_id="verdict")
-        parts["memory"] = gr.HTML(elem_id="memory")
 
 
 def _grid(parts: Parts, precisions: Mapping[str, str]) -> None:
@@ -154,7 +154,10 @@ def _grid(parts: Parts, precisions: Mapping[str, str]) -> None:
         parts["grid_out"] = gr.HTML(elem_id="grid-out")
 
 
-SLIDER = '<label class="pq-slide">Divider <input type="range" min="0" max="100" value="50"></label>'
+SLIDER = """
+<label class="pq-slide">Divider <input type="range" min="0" max="100" value="50"></label>
+<p class="pq-how" id="flip-hint">Press X, or the picture, to flip.</p>
+"""
 SLIDE = """
 element.addEventListener('input', (event) => {
   document.getElementById('pictures').style.setProperty('--divider', event.target.value + '%');

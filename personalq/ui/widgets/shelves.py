@@ -19,7 +19,7 @@ def history(parts: Parts) -> None:
         label="Drop a PNG made here, or with A1111 or Forge, to take up its settings",
         file_types=[".png"],
         type="filepath",
-        height=120,
+        height=150,
         elem_id="dropped",
     )
     parts["history"] = gr.HTML(js_on_load=CLICKS, elem_id="history")
@@ -35,7 +35,7 @@ def concepts(parts: Parts, bases: list[str]) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             parts["own_file"] = gr.File(
-                label="Weights", file_types=[".safetensors"], type="filepath", height=120, elem_id="own-file"
+                label="Weights", file_types=[".safetensors"], type="filepath", height=150, elem_id="own-file"
             )
             parts["own_repo"] = gr.Textbox(
                 "", label="or a Hub repository", placeholder="owner/name", max_length=200, elem_id="own-repo"
