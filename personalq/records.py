@@ -289,6 +289,21 @@ class Frame:
     """With the last frame: what the user should know, such as a trigger that was cut off."""
     protected: str = ""
     """With the last frame: which text rows stayed exact, such as "trigger", "moved rows" or "start only"; else none."""
+    index: int = 0
+    """Which of the job's pictures this is a step of, from 0."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two pictures of one size are apart, in grey levels of 255, and how that was drawn."""
+
+    psnr: float
+    """In dB, over all channels; infinite for identical pictures."""
+    mean: float
+    """Of all pixels, each by the channel that differs most."""
+    largest: int
+    scale_max: int
+    """The difference from which on the drawing has its last colour."""
 
 
 @dataclass(frozen=True)

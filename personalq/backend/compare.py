@@ -14,6 +14,7 @@ from PIL.Image import Image
 from personalq.backend.engine import Engine, Session
 from personalq.backend.memory import Meter
 from personalq.diffusion.generate import denoise, initial_noise
+from personalq.diffusion.lazy import Progress
 from personalq.diffusion.load import denoiser
 from personalq.diffusion.moved import rows_without_trigger
 from personalq.diffusion.text import TextEmbeddings, encode
@@ -22,32 +23,40 @@ from personalq.records import Frame, Job, Precision
 
 
 def compare(
-    engine: Engine, job: Job, precisions: Sequence[Precision] = ("reference", "taq-w8a8")
+    engine: Engine,
+    job: Job,
+    precisions: Sequence[Precision] = ("reference", "taq-w8a8"),
+    on_progress: Progress | None = None,
 ) -> Generator[Frame, None, None]:
     """The frames of one job at each precision in turn, every one from the same initial noise.
 
-    Close the generator to stop. Raises what `generate` raises.
+    `on_progress` follows the loading before each precision's first frame, as in `generate`. Close the generator to
+    stop. Raises what `generate` raises.
     """
     for precision in precisions:
-        with closing(generate(engine, job, precision)) as frames:
+        with closing(generate(engine, job, precision, on_progress=on_progress)) as frames:
             yield from frames
 
 
-def generate(engine: Engine, job: Job, precision: Precision, previews: bool = True) -> Generator[Frame, None, None]:
+def generate(
+    engine: Engine, job: Job, precision: Precision, previews: bool = True, on_progress: Progress | None = None
+) -> Generator[Frame, None, None]:
     """The frames of one job; each finished picture's frame carries the memory it took, measured.
 
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
     A UNet's keys and values of the prompt are computed once for all of them. `previews` shows every third step.
+    `on_progress` is told of what is loaded, as in `Engine.hold`: in the caller's thread, before the first frame alone.
     Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
     """
     if job.count < 1:
         raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
-    with engine.hold(job, precision) as session:
+    with engine.hold(job, precision, on_progress) as session:
         pipe, meter = session.pipe, Meter(session.device)
         text, protected = marked(session, job)
         rows = text.rows(job.guidance > 1).protected
         with session.variant.attention(denoiser(pipe), rows, session.is_tight) as cache:
             for index in range(job.count):
+                meter = Meter(session.device) if index else meter
                 noise, generator = initial_noise(pipe, job, index)
                 with closing(denoise(pipe, text, noise, job, precision, generator, previews)) as frames:
                     for frame in frames:
@@ -55,10 +64,10 @@ def generate(engine: Engine, job: Job, precision: Precision, previews: bool = Tr
                         memory = meter.reading(denoiser(pipe), cache.nbytes) if done else None
                         step = frame.step + index * frame.total
                         left = time.perf_counter()
-                        frame = replace(frame, step=step, total=frame.total * job.count, memory=memory)
+                        total = frame.total * job.count
+                        frame = replace(frame, step=step, total=total, memory=memory, index=index)
                         yield replace(frame, warning=text.warning, protected=protected) if done else frame
                         meter.skip(time.perf_counter() - left)
-                meter = Meter(session.device)
 
 
 def marked(session: Session, job: Job) -> tuple[TextEmbeddings, str]:

@@ -8,35 +8,36 @@ from __future__ import annotations
 
 import gc
 import threading
+import traceback
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from personalq.backend.memory import Residence
+from personalq.backend.reading import Source, read_denoiser
 from personalq.backend.variants import VARIANTS, Variant, variant_named
 from personalq.catalog.hub_weights import fetched
 from personalq.diffusion.attach import Attached, attach, detach
-from personalq.diffusion.generate import memory_advice
-from personalq.diffusion.lazy import file_hashes, open_denoiser
+from personalq.diffusion.generate import memory_advice, picture_size
+from personalq.diffusion.lazy import Progress
 from personalq.diffusion.load import (
-    Denoiser,
     Pipeline,
-    check_denoiser_fits,
     default_dtype,
     denoiser,
     dreambooth_folder,
     load_base,
     set_denoiser,
 )
+from personalq.diffusion.lora import identity
 from personalq.diffusion.slots import Slots
-from personalq.errors import ModelError, QuantizationError
-from personalq.quant.apply import Report, stored_bytes
-from personalq.quant.kernels import KernelName, use_kernels
-from personalq.quant.sidecar import read_sidecar
-from personalq.quant.store import load_quantized
+from personalq.errors import GenerationError, ModelError, QuantizationError
+from personalq.quant.apply import Report
+from personalq.quant.kernels import KernelName
 from personalq.records import Checkpoint, Job, Precision
 
 TIGHT = 0.1
@@ -62,6 +63,10 @@ class Session:
             return False
         free, total = torch.cuda.mem_get_info(self.device)
         return free < TIGHT * total
+
+
+def unheard(done: int, total: int, what: str) -> None:
+    """Progress that nobody follows."""
 
 
 class Engine:
@@ -94,6 +99,17 @@ class Engine:
         self._slots = Slots()
         """LoRAs that were used lately stay in memory, so that to come back to one is an assignment."""
         self._kernels: Mapping[str, int] = {}
+        self._keys: dict[str, set[Hashable]] = {}
+        """Under which keys the slots have held a checkpoint, by its id."""
+        self._leaving: deque[str] = deque()
+        """Ids of checkpoints to forget as soon as no job runs; other threads add to it without the lock."""
+        self.residence = Residence()
+        """Replaced as a whole at every change, so that it can be read while a job runs."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job, or what brings the base in, holds the engine now."""
+        return self._lock.locked()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,15 +122,30 @@ class Engine:
         kind = str(self.dtype).removeprefix("torch.")
         return f"{precision} ({kind if precision == 'reference' else f'rest in {kind}'}, {self.device.type})"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the base's own pictures.
+
+        Raises ModelError before the base was brought in.
+        """
+        pipe = self._pipe
+        if pipe is None or denoiser(pipe) is None:
+            raise ModelError("The base model is not loaded yet: try again when it is ready.")
+        return picture_size(pipe, Job(""))
+
     @contextmanager
-    def hold(self, job: Job, precision: Precision) -> Iterator[Session]:
+    def hold(self, job: Job, precision: Precision, on_progress: Progress | None = None) -> Iterator[Session]:
         """Lend the base with the job's checkpoints, its denoiser at `precision`; waits while another job holds it.
 
-        A checkpoint that lies on the Hub is fetched first. Raises HubError, ModelError, IncompatibleCheckpointError or
-        QuantizationError; what was resident may then be gone.
+        A checkpoint that lies on the Hub is fetched first. `on_progress` is told, in this thread, of all that is read
+        and packed, each stage with a total of its own: the base's other models, the denoiser's layers, the job's
+        checkpoints. It is not called for what is in memory already, nor once the session is there. Raises HubError,
+        ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError when memory runs out; what was
+        resident may then be gone, and the next job brings in what it needs.
         """
+        tell = on_progress or unheard
         checkpoints = [(fetched(checkpoint), weight) for checkpoint, weight in job.checkpoints]
-        with self._lock:
+        with self._lock, self._freeing():
             variant = variant_named(precision, self.variants)
             whole = [c for c, _ in checkpoints if c.kind == "dreambooth"]
             if variant.merged and not {c.id for c, _ in checkpoints} >= set(variant.merged):
@@ -125,12 +156,35 @@ class Engine:
             if len(whole) > 1:
                 raise ModelError("Two DreamBooth models cannot be combined: each is a whole denoiser. Choose one.")
             with memory_advice(f"loading {precision}"):
-                pipe = self._bring(whole[0] if whole else None, variant)
-                attached = self._attach(pipe, [(c, w) for c, w in checkpoints if c.kind != "dreambooth"], variant)
+                pipe = self._bring(whole[0] if whole else None, variant, tell)
+                others = [(c, w) for c, w in checkpoints if c.kind != "dreambooth"]
+                attached = self._attach(pipe, others, variant, tell)
             try:
                 yield Session(pipe, variant, self.device, self._report, self._kernels)
             finally:
                 detach(pipe, attached)
+
+    def warm(self, precision: Precision = "reference", on_progress: Progress | None = None) -> None:
+        """Bring the base in, so that the first picture is quick; jobs that arrive meanwhile wait.
+
+        Where a job has been before, nothing is done. `on_progress` and errors are those of `hold`.
+        """
+        with self._lock, self._freeing():
+            if self._resident is None:
+                with memory_advice(f"loading {precision}"):
+                    self._bring(None, variant_named(precision, self.variants), on_progress or unheard)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Keep the LoRAs of these checkpoints in memory no longer: at once, or after the job that is running.
+
+        It never waits. A job that asks for one later reads its file again.
+        """
+        self._leaving.extend(ids)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._forget_leaving()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Let everything go."""
@@ -138,58 +192,92 @@ class Engine:
             self._evict()
             self._slots.release()
             self._slots = Slots()
-            self._pipe = None
+            self._keys.clear()
+            self._pipe, self.residence = None, Residence()
 
-    def _attach(self, pipe: Pipeline, checkpoints: list[tuple[Checkpoint, float]], variant: Variant) -> Attached:
+    @contextmanager
+    def _freeing(self) -> Iterator[None]:
+        """For as long as the lock is held: forget what is to be forgotten, and let go of what failed attempts hold.
+
+        Whoever shows an error keeps its traceback, whose frames keep half a model, or all tensors of a step.
+        """
+        try:
+            yield
+        except GenerationError as error:
+            if error.__cause__ is not None:
+                traceback.clear_frames(error.__cause__.__traceback__)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise
+        finally:
+            self._forget_leaving()
+
+    def _forget_leaving(self) -> None:
+        """With the lock held and no LoRA selected."""
+        while self._leaving:
+            for key in self._keys.pop(self._leaving.popleft(), ()):
+                self._slots.drop(key)
+        self._note_loras()
+
+    def _note_loras(self) -> None:
+        self.residence = replace(self.residence, loras=len(self._slots), lora_bytes=self._slots.nbytes)
+
+    def _attach(
+        self, pipe: Pipeline, checkpoints: list[tuple[Checkpoint, float]], variant: Variant, tell: Progress
+    ) -> Attached:
         """Attach checkpoints; of those that are folded into the denoiser, what they add to the text encoders alone."""
         folded = [c.id in variant.merged for c, _ in checkpoints]
         if any(folded) and not all(folded):
             raise QuantizationError(
                 f"{', '.join(variant.merged)} is folded into {variant.stored}: make pictures with nothing beside it."
             )
-        return attach(pipe, checkpoints, slots=self._slots, merged=any(folded))
+        unread: list[str] = []
+        part = ("text",) if any(folded) else ()  # as `attach` tells them apart
+        for checkpoint, _ in checkpoints:
+            key = (*part, *identity(checkpoint))
+            self._keys.setdefault(checkpoint.id, set()).add(key)
+            unread += [] if key in self._slots else [checkpoint.name or checkpoint.id]
+        what = f"Reading {', '.join(unread)}"
+        if unread:
+            tell(0, len(unread), what)
+        attached = attach(pipe, checkpoints, slots=self._slots, merged=any(folded))
+        try:
+            self._note_loras()
+            if unread:
+                tell(len(unread), len(unread), what)
+        except BaseException:
+            detach(pipe, attached)
+            raise
+        return attached
 
-    def _bring(self, whole: Checkpoint | None, variant: Variant) -> Pipeline:
+    def _bring(self, whole: Checkpoint | None, variant: Variant, tell: Progress) -> Pipeline:
         """Make the denoiser of the base, or of a DreamBooth checkpoint, resident as `variant`.
 
         A DreamBooth checkpoint that is a complete pipeline brings its own text encoder and autoencoder too.
         """
-        source = dreambooth_folder(whole) if whole else Path(self.base)
-        complete = whole is not None and (source / "model_index.json").exists()
-        root = str(source if complete else self.base)
+        folder = dreambooth_folder(whole) if whole else self.base
+        complete = whole is not None and (Path(folder) / "model_index.json").exists()
+        source = Source(self.base, folder, whole, complete)
+        root = str(folder if complete else self.base)
         if self._pipe is None or self._root != root:
             self._evict()
             self._pipe, self._root = None, root
+            tell(0, 1, f"Reading {source.name}")
             self._pipe = load_base(root, self.device, self.dtype, with_denoiser=False)
-        wanted = (str(source if whole else self.base), variant.name)
+            tell(1, 1, f"Reading {source.name}")
+        wanted = (str(folder), variant.name)
         if self._resident != wanted:
             self._evict()
-            model, materialize = open_denoiser(wanted[0], self.device, self.dtype)
-            if whole and not complete:
-                check_denoiser_fits(model, self.base, whole)
-            if variant.stored and not whole:
-                report: Report | None = self._read_stored(model, variant.stored)
-            else:
-                report = variant.pack(model, materialize)
-            if report:
-                self._kernels = use_kernels(model, self.kernel)  # whose layouts may take a few bytes more
-                self._report = replace(report, stored_bytes=stored_bytes(model))
-            set_denoiser(self._pipe, model)
-            self._resident = wanted
+            read = read_denoiser(source, variant, self.device, self.dtype, self.kernel, tell)
+            set_denoiser(self._pipe, read.model)
+            self._resident, self._report, self._kernels = wanted, read.report, read.kernels
+            self.residence = replace(self.residence, precision=variant.name, denoiser_bytes=read.nbytes)
         return self._pipe
-
-    def _read_stored(self, model: Denoiser, folder: Path) -> Report:
-        """Fill the base's empty denoiser with a packed one. Raises QuantizationError when that is of another base."""
-        made_from = read_sidecar(folder).provenance.weight_sha256
-        if made_from and made_from != file_hashes(self.base):
-            raise QuantizationError(
-                f"{folder} was quantised from other weights than those of {self.base}: make it anew."
-            )
-        return load_quantized(model, folder, self.device)
 
     def _evict(self) -> None:
         """Drop the resident denoiser before another one is read."""
         pipe, self._resident, self._report, self._kernels = self._pipe, None, None, {}
+        self.residence = replace(self.residence, precision=None, denoiser_bytes=0)
         if pipe is None or denoiser(pipe) is None:
             return
         gone = weakref.ref(denoiser(pipe))

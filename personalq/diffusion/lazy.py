@@ -25,6 +25,9 @@ from personalq.errors import ModelError
 Materialize: TypeAlias = Callable[[str, nn.Module], None]
 """Gives the module of a dotted name its own parameters and buffers, in place; its children are not touched."""
 
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with how many are done, how many there are in all, and what is being done."""
+
 NAME = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp16")
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -84,6 +87,21 @@ def fill(model: nn.Module, materialize: Materialize) -> None:
     """Fill all layers of a model."""
     for name, module in model.named_modules():
         materialize(name, module)
+
+
+def counted(model: nn.Module, materialize: Materialize, what: str, on_progress: Progress) -> Materialize:
+    """`materialize`, telling after each layer how many of the model's layers have been filled."""
+    tensors = {name: (*m.parameters(recurse=False), *m.buffers(recurse=False)) for name, m in model.named_modules()}
+    waiting = {name for name, own in tensors.items() if own}
+    total = len(waiting)
+
+    def count(name: str, module: nn.Module) -> None:
+        materialize(name, module)
+        if name in waiting:
+            waiting.remove(name)
+            on_progress(total - len(waiting), total, what)
+
+    return count
 
 
 # --- where the files are -----------------------------------------------------------------------
@@ -193,21 +211,19 @@ def _complain(how: str, names: set[str], folder: Path) -> None:
 def _read(path: Path, name: str, empty: Tensor, device: torch.device) -> Tensor:
     """One tensor on `device`, in the type and memory layout that it has on the meta device."""
     out = torch.empty_like(empty, device=device)
-    for place, block in _blocks(path, name):
+    for place, block in _blocks(path, name, empty.shape):
         out[place].copy_(block)
     return out
 
 
-def _blocks(path: Path, name: str) -> Iterator[tuple[Any, Tensor]]:
+def _blocks(path: Path, name: str, shape: torch.Size) -> Iterator[tuple[Any, Tensor]]:
     """A tensor of a file a few rows at a time; the file is mapped anew for each, so that no pages pile up."""
-    with _opened(path) as file:
-        shape = file.get_slice(name).get_shape()
     flat = next((axis for axis, size in enumerate(shape) if size > 1), len(shape))
     if flat == len(shape):
         with _opened(path) as file:
             yield ..., file.get_tensor(name)
         return
-    rows = max(1, BLOCK_ELEMENTS * shape[flat] // torch.Size(shape).numel())
+    rows = max(1, BLOCK_ELEMENTS * shape[flat] // shape.numel())
     for start in range(0, shape[flat], rows):
         place = (*[0] * flat, slice(start, min(start + rows, shape[flat])))
         with _opened(path) as file:

@@ -78,7 +78,7 @@ def test_no_full_precision_denoiser_stays_beside_a_quantised_one(engine: Engine,
 
 
 def test_the_old_denoiser_is_gone_before_the_new_one_is_read(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from personalq.backend import engine as module
+    from personalq.backend import reading as module
 
     with engine.hold(JOB, "reference") as session:
         old = weakref.ref(session.pipe.unet)
