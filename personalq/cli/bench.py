@@ -10,6 +10,7 @@ import typer
 from personalq.cli.build import bench_means, load_catalog, new_engine
 from personalq.cli.options import (
     AsJson,
+    Base,
     Cache,
     Device,
     Kept,
@@ -186,3 +187,23 @@ def bench_scale(
     with Bar() as bar:
         result = scale(sizes(n), configured(settings), encoded, bar.tell)
     report(result, as_json, as_text)
+
+
+@bench.command("serving")
+def bench_serving(
+    repo: Repo = None,
+    base: Base = None,
+    users: Annotated[int, typer.Option(min=1, help="Visitors who ask for pictures at the same moment.")] = 20,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of pictures made to see whether memory grows.")] = 200,
+    steps: Steps = 20,
+    chromium: Annotated[Path | None, typer.Option(help="A Chromium for the page's own times, by Playwright.")] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """The running app: start, page, many visitors at once, memory over a long time."""
+    from personalq.bench.serving.result import as_text, serving
+
+    flags = [word for name, value in (("--repo", repo), ("--base", base)) if value for word in (name, str(value))]
+    with Bar() as bar:
+        result = serving(flags, users, pairs, steps, chromium, bar.tell)
+    report(result, as_json, as_text, out)
