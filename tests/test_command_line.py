@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from personalq.__main__ import app
 from personalq.catalog.scan import Catalog
 from personalq.cli.build import known_precision, new_engine
-from personalq.errors import QuantizationError, RequestError, SettingsError, UnknownCheckpointError
+from personalq.errors import PictureError, QuantizationError, RequestError, SettingsError, UnknownCheckpointError
 from personalq.settings import SAMPLE_REPO, Settings
 
 CATALOG = [
@@ -34,7 +34,9 @@ def run(*arguments: str) -> Any:
     return json.loads(result.stdout)  # one object and nothing else
 
 
-@pytest.mark.parametrize("command", [[], ["select"], ["generate"], ["compare"], ["index"], ["bench", "sample"]])
+@pytest.mark.parametrize(
+    "command", [[], ["select"], ["generate"], ["compare"], ["recall"], ["index"], ["bench", "sample"]]
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
@@ -84,6 +86,21 @@ def test_generate_writes_a_picture_and_reports_its_memory(tmp_path: Path) -> Non
         assert picture.size == (96, 96)
     assert made["memory"]["weights_bytes"] > 1_000_000
     assert made["memory"]["kv_bytes"] > 0
+    found = run("recall", str(out))
+    assert found["checkpoints"] == [{"id": "biscuit-dog", "weight": 1.0}]
+    assert (found["missing"], found["remarks"]) == ([], [])
+    assert (found["precision"], found["made"]["prompt"], found["made"]["steps"]) == ("taq-w4a8", words[0], 2)
+    catalog = tmp_path / "catalog.jsonl"
+    catalog.write_text(json.dumps({**CATALOG[0], "id": "biscuit-dog"}))
+    told = CliRunner().invoke(app, ["recall", str(out), "--repo", str(catalog)], catch_exceptions=False).stdout
+    assert words[0] in told and "missing: " in told and "the hash of its file is not known here" in told
+
+
+def test_recall_names_what_is_wrong_with_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "bare.png"
+    Image.new("RGB", (4, 4)).save(path)
+    with pytest.raises(PictureError, match="choose the file as it was saved"):
+        CliRunner().invoke(app, ["recall", str(path)], catch_exceptions=False)
 
 
 def test_compare_makes_both_pictures_and_their_psnr(tmp_path: Path) -> None:

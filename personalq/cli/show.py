@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from tqdm import tqdm
 
-from personalq.errors import SettingsError
-from personalq.records import Candidate, Decision, Frame, NoMatch, Question, Selection
+from personalq.records import Candidate, Decision, Frame, Job, NoMatch, Question, Recalled, Selection
 
 if TYPE_CHECKING:
+    from personalq.backend.engine import Engine
     from personalq.catalog.scan import Catalog
 
 
-def save(frame: Frame, path: Path) -> str:
-    """Write the frame's picture as PNG; its path as text."""
-    if frame.image is None:
-        raise SettingsError("The last frame carries no picture.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.image.save(path, format="PNG")
+def save(engine: Engine, job: Job, frame: Frame, path: Path) -> str:
+    """Write the frame's picture as PNG that says how it was made; its path as text."""
+    from personalq.backend.metadata import made, save_png
+
+    data = made(engine, job, frame.variant, 0, frame)
+    if frame.image is not None:
+        save_png(frame.image, path, data)
     return str(path)
 
 
@@ -131,3 +132,14 @@ def decision_text(decision: Decision) -> str:
 def memory_json(frame: Frame) -> dict[str, Any] | None:
     """The frame's memory reading as an object."""
     return dict(vars(frame.memory)) if frame.memory else None
+
+
+def recalled_text(data: Mapping[str, Any], found: Recalled) -> str:
+    """How a picture was made, for people, and what of it is here."""
+    job, size = found.job, f"{data['width']}x{data['height']}" if data["width"] and data["height"] else "unknown size"
+    lines = [job.prompt, *([f"Negative: {job.negative}"] if job.negative else [])]
+    lines.append(f"seed {job.seed}, {job.steps} steps, guidance {job.guidance:g}, {size}")
+    lines.append(f"precision {data['precision'] or 'unknown'}, base {data['base']['name'] or 'unknown'}")
+    lines += [f"here: {checkpoint.id}, weight {weight:g}" for checkpoint, weight in job.checkpoints]
+    lines += [f"missing: {name}" for name in found.missing]
+    return "\n".join([*lines, *found.remarks])

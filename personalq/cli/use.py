@@ -1,4 +1,4 @@
-"""The commands that use PersonalQ: select, generate, compare, quantize, index. The packages do the work."""
+"""The commands that use PersonalQ: select, generate, compare, recall, quantize, index. The packages do the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,18 @@ from personalq.cli.options import (
     Seed,
     Steps,
 )
-from personalq.cli.show import Bar, decision_json, decision_text, index_text, memory_json, note, pretty, report, save
+from personalq.cli.show import (
+    Bar,
+    decision_json,
+    decision_text,
+    index_text,
+    memory_json,
+    note,
+    pretty,
+    recalled_text,
+    report,
+    save,
+)
 from personalq.errors import RequestError
 from personalq.records import Job, Selection, Span
 from personalq.settings import Settings
@@ -81,8 +92,9 @@ def generate(
     if chosen.triggers and not spans:
         note(f"The prompt does not contain the trigger {chosen.triggers[0]!r}; only the start token is protected.")
     job = Job(prompt, negative, tuple(spans), ((chosen, chosen.weight),), seed, steps, guidance)
-    last = finished(new_engine(settings, catalog, quantized), job, (known_precision(precision),))[0]
-    save(last, out)
+    engine = new_engine(settings, catalog, quantized)
+    last = finished(engine, job, (known_precision(precision),))[0]
+    save(engine, job, last, out)
     report({"file": str(out), "precision": last.variant, "seed": seed, "memory": memory_json(last)}, as_json, pretty)
 
 
@@ -112,9 +124,9 @@ def compare(
         raise RequestError(f"{decision_text(decision)}\nNothing was generated: name one with --answer or reword it.")
     loads = tuple((c, c.weight) for c in decision.checkpoints)
     job = Job(decision.prompt, spans=decision.spans, checkpoints=loads, seed=seed, steps=steps, guidance=guidance)
-    frames = finished(new_engine(settings, catalog, quantized), job, ("reference", right))
-    out.mkdir(parents=True, exist_ok=True)
-    files = [save(frame, out / f"{frame.variant}.png") for frame in frames]
+    engine = new_engine(settings, catalog, quantized)
+    frames = finished(engine, job, ("reference", right))
+    files = [save(engine, job, frame, out / f"{frame.variant}.png") for frame in frames]
     between = psnr(*(frame.image for frame in frames if frame.image))
     result = {
         "prompt": decision.prompt,
@@ -124,6 +136,34 @@ def compare(
         "psnr": None if math.isinf(between) else between,
     }
     report(result, as_json, pretty)
+
+
+@app.command()
+def recall(
+    picture: Annotated[Path, typer.Argument(help="A PNG file of PersonalQ or AUTOMATIC1111's web UI.")],
+    repo: Repo = None,
+    base: Base = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how a picture was made, and which of its checkpoints are here: by their hashes, not their names."""
+    from personalq.backend.metadata import read_png
+    from personalq.backend.recall import recalled
+    from personalq.quant.recipe import RECIPES
+
+    data = read_png(picture)
+    settings = Settings.read(repo=repo, base=base)
+    catalog = load_catalog(settings)
+    used = settings.base or (catalog.bases[0].name if len(catalog.bases) == 1 else None)
+    here = {checkpoint.id: checkpoint for checkpoint in catalog.checkpoints}
+    found = recalled(data, here, ("reference", *RECIPES), used)
+    result = {
+        "made": data,
+        "precision": found.precision,
+        "checkpoints": [{"id": checkpoint.id, "weight": weight} for checkpoint, weight in found.job.checkpoints],
+        "missing": list(found.missing),
+        "remarks": list(found.remarks),
+    }
+    report(result, as_json, lambda _: recalled_text(data, found))
 
 
 @app.command()
