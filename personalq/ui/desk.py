@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
+from personalq.backend.zero import estimate, leased, on_zero, prepare
 from personalq.catalog.bases import normal_base
 from personalq.catalog.index import load_catalog
 from personalq.catalog.scan import Catalog, Progress
@@ -50,6 +51,7 @@ class Desk:
 
     def __init__(self, settings: Settings, on_progress: Progress | None = None) -> None:
         """Reads the catalogue now and starts making the rest. Raises CatalogError."""
+        prepare()
         self.settings = settings
         self.catalog: Catalog = load_catalog(settings.repo, settings.cache, on_progress)
         self.known: dict[str, Checkpoint] = {one.id: one for one in self.catalog.checkpoints}
@@ -57,6 +59,11 @@ class Desk:
         self.base_name = (normal_base(str(self.base)) or Path(self.base).name) if self.base else None
         self._doing = "Getting ready"
         self._private = functools.lru_cache(PRIVATE)(self._make_private)
+        self._compared = leased(self._compare, lambda job, precisions, on_progress: estimate(job, precisions))
+        self._cells = leased(
+            self._grid,
+            lambda job, weights, precisions, on_progress: estimate(replace(job, count=len(weights)), precisions),
+        )
         pool = ThreadPoolExecutor(1, thread_name_prefix="personalq")  # one after the other: both import torch
         self._checkin: Future[CheckIn] = pool.submit(self._make_checkin)
         self._engine: Future[Engine] = pool.submit(self._make_engine)
@@ -131,6 +138,12 @@ class Desk:
         self, job: Job, precisions: Sequence[Precision], on_progress: Progress | None = None
     ) -> Generator[Frame, None, None]:
         """The frames of one job at each precision, from the same noise. Close it to stop."""
+        self._warm.result()  # before a GPU is borrowed: whoever borrows it cannot wait for what is made here
+        yield from self._compared(job, precisions, None if on_zero() else on_progress)
+
+    def _compare(
+        self, job: Job, precisions: Sequence[Precision], on_progress: Progress | None
+    ) -> Generator[Frame, None, None]:
         from personalq.backend.compare import compare
 
         yield from compare(self._engine.result(), job, precisions, on_progress)
@@ -139,6 +152,12 @@ class Desk:
         self, job: Job, weights: Sequence[float], precisions: Sequence[Precision], on_progress: Progress | None = None
     ) -> Generator[tuple[int, int, Frame], None, None]:
         """The frames of one job at each weight (row) and precision (column). Close it to stop."""
+        self._warm.result()
+        yield from self._cells(job, weights, precisions, None if on_zero() else on_progress)
+
+    def _grid(
+        self, job: Job, weights: Sequence[float], precisions: Sequence[Precision], on_progress: Progress | None
+    ) -> Generator[tuple[int, int, Frame], None, None]:
         from personalq.backend.grid import cells
 
         yield from cells(self._engine.result(), job, weights, precisions, on_progress)
