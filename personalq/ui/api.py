@@ -138,6 +138,11 @@ class Api:
             visitor = visitor_of(request)
             job, warnings = self._job(prompt, concept_id, seed, steps)
             precision = PRECISIONS[_whole(bits, "bits", 4, 8, among=tuple(PRECISIONS))]
+            yield (
+                None,
+                None,
+                {"picture": REFERENCE, "step": 0, "steps": job.steps},
+            )  # from here on Gradio can close this
             self.limits.take(visitor, "picture", 2)
             with self.limits.slot(visitor):
                 yield from self._compared(job, precision, warnings)
