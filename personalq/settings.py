@@ -10,6 +10,8 @@ from personalq.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_REPO = ROOT / "sample_repo"
+USUAL = {"hf_token": "HF_TOKEN", "host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT"}
+"""Environment variables that others have named; a Space sets the last two."""
 RERANKERS = ("embedded", "chat", "causal", "cross-encoder")
 
 
@@ -51,7 +53,7 @@ class Settings:
 
     @classmethod
     def read(cls, **flags: object) -> Settings:
-        """Flags that are not None win over the environment: `PERSONALQ_` and the field's name in capitals, `HF_TOKEN`.
+        """Flags that are not None win over the environment: `PERSONALQ_` and the field's name in capitals, then USUAL.
 
         Raises SettingsError for a repository that does not exist, a number that is none, or an unknown device or
         reranker.
@@ -59,8 +61,8 @@ class Settings:
         values: dict[str, object] = {}
         for name in cls.__dataclass_fields__:
             given = flags.get(name)
-            variable = "HF_TOKEN" if name == "hf_token" else f"PERSONALQ_{name.upper()}"
-            values[name] = given if given is not None else os.environ.get(variable) or None
+            own, usual = os.environ.get(f"PERSONALQ_{name.upper()}"), os.environ.get(USUAL.get(name, ""))
+            values[name] = given if given is not None else own or usual or None
         chosen = {name: value for name, value in values.items() if value is not None}
         for name in ("repo", "cache"):
             if name in chosen:

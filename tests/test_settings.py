@@ -18,6 +18,14 @@ def test_flags_then_environment_then_defaults(tmp_path: Path, monkeypatch: pytes
     assert Settings.read(port=9000).port == 9000
 
 
+def test_a_space_says_where_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7861")
+    assert (Settings.read().host, Settings.read().port) == ("0.0.0.0", 7861)
+    monkeypatch.setenv("PERSONALQ_HOST", "127.0.0.2")
+    assert Settings.read().host == "127.0.0.2"
+
+
 def test_rerankers_are_opted_into_by_flag_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PERSONALQ_LLM_KEY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
