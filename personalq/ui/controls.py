@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,14 @@ from personalq.errors import RequestError
 from personalq.records import Checkpoint, Job, Precision, Span
 
 LAST_SEED = 2**31 - 1
+"""Of new seeds."""
+MOST_SEED = 2**53 - 1
+"""The largest whole number that a browser holds exactly."""
+MOST_PROMPT, MOST_NEGATIVE = 2000, 1000
+"""Characters."""
 MOST_STEPS, MOST_COUNT, MOST_SIDE, MOST_GUIDANCE, MOST_WEIGHT = 50, 4, 2048, 30.0, 4.0
+WEIGHTS, GUIDANCE = (-1.0, 2.0), (1.0, 12.0)
+"""The usual ranges of the sliders."""
 SHAPES: dict[str, tuple[float, float]] = {
     "Square": (1, 1),
     "Portrait": (0.75, 1),
@@ -47,10 +55,23 @@ class Controls(NamedTuple):
     blind: bool = False
     previews: bool = True
 
+    def chosen_seed(self) -> int:
+        """The seed that is locked, or else a new one. Raises RequestError for one that cannot be."""
+        if self.seed is None or not self.locked:
+            return new_seed()
+        if not 0 <= self.seed <= MOST_SEED:
+            raise RequestError(f"Choose a seed from 0 to {MOST_SEED}.")
+        return int(self.seed)
+
     def job(
         self, prompt: str, spans: Sequence[Span], checkpoints: Sequence[tuple[Checkpoint, float]], seed: int
     ) -> Job:
         """The picture they describe, of the base's own size. Raises RequestError for values that cannot be."""
+        if len(prompt) > MOST_PROMPT or len(self.negative) > MOST_NEGATIVE:
+            raise RequestError(
+                f"The prompt has {len(prompt)} characters, the negative prompt {len(self.negative)}: shorten them to "
+                f"{MOST_PROMPT} and {MOST_NEGATIVE}."
+            )
         if not 1 <= self.steps <= MOST_STEPS or not 1 <= self.batch <= MOST_COUNT:
             raise RequestError(f"Choose 1 to {MOST_STEPS} steps and 1 to {MOST_COUNT} pictures.")
         if not 0 <= self.guidance <= MOST_GUIDANCE:
@@ -79,11 +100,18 @@ class Controls(NamedTuple):
             return max(unit, wide), max(unit, tall)
         typed = PIXELS.fullmatch(self.size or "")
         if not typed:
-            raise RequestError(f"The size {self.size!r} is not understood: choose a shape, or write 512 x 768.")
+            raise RequestError(
+                f"The size {str(self.size)[:40]!r} is not understood: choose a shape, or write 512 x 768."
+            )
         width, height = int(typed[1]), int(typed[2])
         if max(width, height) > MOST_SIDE:
             raise RequestError(f"{width} x {height} is too large: no side over {MOST_SIDE} pixels.")
         return width, height
+
+
+def new_seed() -> int:
+    """Another seed."""
+    return random.randint(0, LAST_SEED)
 
 
 def shown(job: Job, own: tuple[int, int]) -> str:

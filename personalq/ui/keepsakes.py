@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
-MOST_HISTORY, MOST_FAVOURITES, MOST_THUMB = 60, 30, 20_000
-SETTINGS = ("protect", "blind", "previews", "theme", "precision")
+from personalq.backend.claims import validated
+from personalq.catalog.untrusted import UNSAFE
+from personalq.errors import PictureError
+
+MOST_HISTORY, MOST_FAVOURITES = 60, 30
+LONGEST = {"thumb": 20_000, "precision": 40, "when": 40}
+"""Characters of an entry's own texts."""
+SETTINGS: dict[str, type] = {"protect": str, "blind": bool, "previews": bool, "theme": str, "precision": str}
+MOST_NAME = 40
+MOST_VOTES = 999
+"""For one side of one precision; further votes are not counted."""
+SIDES = ("reference", "quantised", "same")
 Entry = dict[str, Any]
 
 
@@ -25,16 +36,17 @@ class Kept:
         """What a browser sent, with everything left out that is not as it was kept."""
         data = stored if isinstance(stored, Mapping) else {}
         history, tally, settings = (data.get(name) for name in ("history", "tally", "settings"))
+        entries = (found for one in history if (found := _entry(one))) if isinstance(history, list) else ()
+        votes = tally.items() if isinstance(tally, Mapping) else ()
+        chosen = settings if isinstance(settings, Mapping) else {}
         return cls(
-            tuple(one for one in history if _is_entry(one))[: MOST_HISTORY + MOST_FAVOURITES]
-            if isinstance(history, list)
-            else (),
-            {str(name)[:40]: _votes(votes) for name, votes in list(tally.items())[:20] if isinstance(votes, Mapping)}
-            if isinstance(tally, Mapping)
-            else {},
-            {name: settings[name] for name in SETTINGS if isinstance(settings.get(name), str | bool)}
-            if isinstance(settings, Mapping)
-            else {},
+            tuple(islice(entries, MOST_HISTORY + MOST_FAVOURITES)),
+            {name: _votes(each) for name, each in islice(votes, 20) if _is_text(name) and isinstance(each, Mapping)},
+            {
+                name: value
+                for name, kind in SETTINGS.items()
+                if type(value := chosen.get(name)) is kind and (kind is bool or _is_text(value))
+            },
         )
 
     def plain(self) -> dict[str, Any]:
@@ -43,9 +55,9 @@ class Kept:
 
     def with_entry(self, entry: Entry) -> Kept:
         """With one more picture; the oldest that is no favourite goes when there are too many."""
-        rest = [one for one in self.history if not one["favourite"]]
-        dropped = rest[MOST_HISTORY - 1 :]
-        return replace(self, history=(entry, *(one for one in self.history if one not in dropped)))
+        ordinary = [i for i, one in enumerate(self.history) if not one["favourite"]]
+        dropped = set(ordinary[MOST_HISTORY - 1 :])
+        return replace(self, history=(entry, *(one for i, one in enumerate(self.history) if i not in dropped)))
 
     def without(self, index: int) -> Kept:
         """Without one entry."""
@@ -76,21 +88,23 @@ def remembered(data: Mapping[str, Any], thumb: str, precision: str) -> Entry:
     return {"data": made, "thumb": thumb, "precision": precision, "when": now, "favourite": False}
 
 
-def _is_entry(one: object) -> bool:
-    if not isinstance(one, dict) or not isinstance(one.get("data"), dict) or not isinstance(one.get("favourite"), bool):
-        return False
-    data, concepts = one["data"], one["data"].get("concepts")
-    return (
-        all(isinstance(one.get(name), str) and len(one[name]) <= MOST_THUMB for name in ("thumb", "precision", "when"))
-        and all(name in data for name in ("prompt", "seed", "steps"))
-        and isinstance(concepts, list)
-        and all(isinstance(concept, dict) and "name" in concept for concept in concepts)
-    )
+def _entry(one: object) -> Entry | None:
+    """An entry with every field checked; None for what is none."""
+    if not isinstance(one, Mapping) or type(favourite := one.get("favourite")) is not bool:
+        return None
+    texts = {name: one[name] for name, most in LONGEST.items() if _is_text(one.get(name), most)}
+    try:
+        data = validated(one.get("data"))
+    except PictureError:
+        return None
+    if len(texts) < len(LONGEST) or data["seed"] is None or data["steps"] is None:
+        return None
+    return {"data": data, **texts, "favourite": favourite}
+
+
+def _is_text(value: object, most: int = MOST_NAME) -> bool:
+    return isinstance(value, str) and len(value) <= most and not UNSAFE.search(value)
 
 
 def _votes(votes: Mapping[Any, Any]) -> dict[str, int]:
-    return {
-        side: count
-        for side in ("reference", "quantised", "same")
-        if type(count := votes.get(side, 0)) is int and 0 <= count < 10**6
-    }
+    return {side: min(count, MOST_VOTES) for side in SIDES if type(count := votes.get(side, 0)) is int and count >= 0}

@@ -13,8 +13,9 @@ import gradio as gr
 from personalq.catalog.scan import Progress
 from personalq.settings import Settings
 from personalq.ui import api, wiring
+from personalq.ui.controls import new_seed
 from personalq.ui.desk import Desk
-from personalq.ui.events.comparison import PRECISIONS, Comparison, new_seed
+from personalq.ui.events.comparison import PRECISIONS, Comparison
 from personalq.ui.events.conversation import Conversation
 from personalq.ui.events.grid import Grids
 from personalq.ui.events.shelves import Shelves
@@ -53,6 +54,7 @@ def page(desk: Desk) -> gr.Blocks:
     with gr.Blocks(title="PersonalQ", analytics_enabled=False, delete_cache=(LASTS, LASTS)) as blocks:
         parts: dict[str, Any] = {
             "sess": gr.State({}, time_to_live=LASTS, delete_callback=mine.leave),
+            "made": gr.State({}, time_to_live=LASTS),
             "kept": gr.BrowserState({}, storage_key=KEY, secret=SECRET),
             "again": gr.State(0),
         }

@@ -102,7 +102,8 @@ def _saving(readings: Sequence[MemoryReading]) -> str:
         return ""
     ratio = readings[0].weights_bytes / readings[1].weights_bytes
     word = "smaller" if ratio >= 1 else "larger"
-    return f'<p class="pq-saving"><strong>{max(ratio, 1 / ratio):.1f}×</strong> {word} stored weights on the right</p>'
+    times = f"<strong>{max(ratio, 1 / ratio):.1f}×</strong>"
+    return f'<p class="pq-saving">{times} {word} stored weights in the right column</p>'
 
 
 def _row(name: str, values: Sequence[float | None], said: Callable[[Any], str] | None = None) -> str:

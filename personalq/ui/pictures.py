@@ -66,7 +66,7 @@ def grid(pictures: Mapping[tuple[int, int], str], weights: Sequence[float], name
 
 
 def history(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Favourites, then the rest, newest first. Entries come from a browser: nothing in them is trusted."""
+    """Favourites, then the rest, newest first. Entries are as `Kept.of` gives them: their texts are anybody's."""
     favourites = [(i, one) for i, one in enumerate(entries) if one.get("favourite")]
     others = [(i, one) for i, one in enumerate(entries) if not one.get("favourite")]
     if not entries:
@@ -83,7 +83,7 @@ def _entries(title: str, entries: Sequence[tuple[int, Mapping[str, Any]]]) -> st
 
 def _entry(index: int, one: Mapping[str, Any]) -> str:
     data = one["data"]
-    concepts = ", ".join(str(concept["name"]) for concept in data["concepts"]) or "no concept"
+    concepts = ", ".join(concept["name"] or concept["id"] for concept in data["concepts"]) or "no concept"
     facts = f"{concepts} · seed {data['seed']} · {data['steps']} steps · {one['precision']} · {one['when']}"
     loved = bool(one.get("favourite"))
     word = "Remove from favourites" if loved else "Add to favourites"
@@ -120,7 +120,7 @@ def tally(votes: Tally, names: Mapping[str, str]) -> str:
     rows = []
     for precision, counts in votes.items():
         reference, quantised, same = (counts.get(side, 0) for side in ("reference", "quantised", "same"))
-        cells = (f"{reference}", f"{quantised}", f"{same}", f"{sign_test(reference, quantised):.2f}")
+        cells = (f"{reference}", f"{quantised}", f"{same}", _share(sign_test(reference, quantised)))
         name = escape(names.get(precision, precision))
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     if not rows:
@@ -138,3 +138,7 @@ def sign_test(a: int, b: int) -> float:
     n = a + b
     tail = sum(math.comb(n, k) for k in range(min(a, b) + 1))
     return min(1.0, float(2 * tail / 2**n))
+
+
+def _share(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.01 else "&lt; 0.01"

@@ -14,11 +14,11 @@ from typing import Any
 
 from personalq.errors import GenerationError, LimitError, PersonalQError, RequestError
 from personalq.records import Candidate, Checkpoint, Decision, Job, NoMatch, Question, Request, Selection, Span
-from personalq.ui.controls import Controls
+from personalq.ui.controls import MOST_PROMPT, Controls
 
 Message = dict[str, Any]
 Session = dict[str, Any]
-"""What one visitor has open, as plain data: request, pending, options, cards, chosen, own, made."""
+"""What one visitor has open, as plain data: request, pending, options, cards, chosen, own, visitor."""
 
 SHOWN = 6
 """How many candidates the gallery shows."""
@@ -29,6 +29,9 @@ PLAIN, REPHRASE, ADD, AGAIN, SMALLER, LOWER = (
 )
 """Ids of the answers that are the page's own: to "no match", and to what went wrong."""
 EXPIRED = "That choice has expired. Ask again."
+WAYS_OUT = {AGAIN: "Try again", SMALLER: "Make it smaller", LOWER: "Use a lower precision"}
+"""Answers to what went wrong, id to label. They need nothing of the conversation, so they never expire."""
+NO_CONCEPT = "What was chosen is not known any more: ask again, or pick a concept."
 NO_PROMPT = "The prompt is empty. Describe a picture, or press Reset."
 
 _INERT = {ord(mark): f"&#{ord(mark)};" for mark in "[]`~*_#$|\\:.@+-"}
@@ -66,10 +69,9 @@ def options(decision: Decision) -> dict[str, str]:
 
 def ways_out(error: PersonalQError) -> dict[str, str]:
     """What can be clicked under a picture that failed, id to label."""
-    again = {AGAIN: "Try again"}
     if isinstance(error, GenerationError) and "memory" in str(error):
-        return {SMALLER: "Make it smaller", LOWER: "Use a lower precision", **again}
-    return again if isinstance(error, GenerationError | LimitError) else {}
+        return {id_: WAYS_OUT[id_] for id_ in (SMALLER, LOWER, AGAIN)}
+    return {AGAIN: WAYS_OUT[AGAIN]} if isinstance(error, GenerationError | LimitError) else {}
 
 
 def reply(decision: Decision) -> str:
@@ -156,7 +158,7 @@ def without_concept(request: Request) -> Selection:
 
 def spans(prompt: str, picked: Mapping[str, Any] | None) -> tuple[Span, ...]:
     """The marked pieces of `prompt`: as they were written, or after an edit every occurrence, longer pieces first."""
-    if picked is None:
+    if picked is None or len(prompt) > MOST_PROMPT:
         return ()
     if prompt == picked["prompt"]:
         return tuple(Span(mark["start"], mark["end"], mark["role"], mark["id"]) for mark in picked["marks"])
@@ -180,6 +182,8 @@ def marked(prompt: str, found: Sequence[Span]) -> list[tuple[str, str | None]]:
     pieces: list[tuple[str, str | None]] = []
     at = 0
     for span in found:
+        if span.start < at:
+            continue  # a picture that is read back may claim pieces that overlap
         pieces += [(prompt[at : span.start], None), (prompt[span.start : span.end], span.role)]
         at = span.end
     return [piece for piece in [*pieces, (prompt[at:], None)] if piece[0]]
@@ -198,12 +202,15 @@ def warning(prompt: str, picked: Mapping[str, Any] | None) -> str:
 def job(picked: Mapping[str, Any] | None, known: Mapping[str, Checkpoint], controls: Controls, seed: int) -> Job:
     """The picture to make from what the widgets say.
 
-    Raises RequestError without a prompt, for a checkpoint that has gone, or for settings that cannot be.
+    Raises RequestError where nothing is chosen, without a prompt, for a checkpoint that has gone, or for settings that
+    cannot be: with a session that expired, a concept must not silently be missing from the picture.
     """
+    if picked is None:
+        raise RequestError(NO_CONCEPT)
     prompt = controls.prompt_box.strip()
     if not prompt:
         raise RequestError(NO_PROMPT)
-    ids = picked["ids"] if picked else []
+    ids = picked["ids"]
     gone = [id_ for id_ in ids if id_ not in known]
     if gone:
         raise RequestError(f"{', '.join(gone)} is not here any more: choose another concept.")

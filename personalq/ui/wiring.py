@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from personalq.ui.controls import Controls
-from personalq.ui.events.comparison import Comparison, Pictures, new_seed
+from personalq.ui.controls import Controls, new_seed
+from personalq.ui.events.comparison import Comparison, Pictures
 from personalq.ui.events.conversation import Conversation, Turn, filled
 from personalq.ui.events.grid import Grid, Grids
 from personalq.ui.events.shelves import Restored, Shelves
@@ -68,7 +68,7 @@ def drawing(parts: Parts, page: Comparison) -> None:
     run = gr.on(
         [parts["go"].click, parts["again"].change],
         page.on_compare,
-        of(parts, "chat", "sess", "kept", *Controls._fields),
+        of(parts, "chat", "sess", *Controls._fields),
         outputs,
         show_progress_on=parts["progress"],
         **DRAW,
@@ -78,14 +78,15 @@ def drawing(parts: Parts, page: Comparison) -> None:
     parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
     parts["view"].change(None, parts["view"], js=SHOW_VIEW, api_visibility="private")
-    parts["strip"].select(page.on_strip, parts["sess"], outputs, **TALK)
+    parts["made"].change(page.on_made, of(parts, "made", "sess", "kept"), of(parts, "sess", "kept"), **TALK)
+    parts["strip"].select(page.on_strip, parts["made"], outputs, **TALK)
     votes: dict[str, int | None] = {"vote_a": 0, "vote_same": None, "vote_b": 1}
     for name, chosen in votes.items():
-        parts[name].click(_voting(page, chosen), of(parts, "sess", "kept"), outputs, **TALK)
+        parts[name].click(_voting(page, chosen), of(parts, "made", "kept"), outputs, **TALK)
 
 
 def _voting(page: Comparison, chosen: int | None) -> Callable[[dict[str, Any], Any], Pictures]:
-    return lambda sess, kept: page.on_vote(sess, kept, chosen)
+    return lambda made, kept: page.on_vote(made, kept, chosen)
 
 
 def grids(parts: Parts, page: Grids) -> None:
@@ -118,5 +119,5 @@ def shelves(parts: Parts, page: Shelves) -> None:
         widget.input(page.on_setting, [parts["kept"], *settings], parts["kept"], **TALK)
     parts["theme"].change(None, parts["theme"], js=SHOW_THEME, api_visibility="private")
     parts["kept"].change(page.on_kept, parts["kept"], of(parts, "history", "tally"), **TALK)
-    cleared = of(parts, "kept", "sess", "history", "tally", "own_list", "cleared")
+    cleared = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
     parts["clear"].click(page.on_clear, parts["sess"], cleared, **TALK)

@@ -1,6 +1,7 @@
 """Events of the comparison: widget values turned into a job, frames turned into pictures and readings.
 
-No denoising happens here. A visitor's data lies in the session and the folder it is handed.
+No denoising happens here. A visitor's data lies in the session and the folder it is handed. What is made has a state
+of its own: pictures take long, and whatever else of the session changes meanwhile must not be put back.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
-from personalq.errors import PersonalQError
+from personalq.errors import PersonalQError, RequestError
 from personalq.records import Frame, Job, MemoryReading, Precision
 from personalq.ui import panels, pictures, present
-from personalq.ui.controls import LAST_SEED, Controls
+from personalq.ui.controls import Controls
 from personalq.ui.desk import Desk
 from personalq.ui.events.conversation import KEEP
 from personalq.ui.keepsakes import Kept, remembered
@@ -38,6 +39,8 @@ PRECISIONS: dict[Precision, str] = {
 }
 REFERENCE: Precision = "reference"
 SIDES = ("picture_a", "picture_b")
+Made = dict[str, Any]
+"""What `Run.plain` gives, as a session keeps it; empty before the first comparison."""
 
 
 class Pictures(NamedTuple):
@@ -58,7 +61,7 @@ class Pictures(NamedTuple):
     go: Any = KEEP
     stop: Any = KEEP
     chat: Any = KEEP
-    sess: Any = KEEP
+    made: Any = KEEP
     kept: Any = KEEP
 
 
@@ -83,7 +86,13 @@ class Run:
     warning: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """What the session keeps of it."""
+        """What the visitor's session keeps of it.
+
+        The history shows the picture on the left, so that before a blind vote it tells nothing either.
+        """
+        order = random.sample((0, 1), 2) if self.blind else [0, 1]
+        with Image.open(self.paths[order[0]][0]) as left:
+            thumb = pictures.inline(left)
         return {
             "paths": [list(side) for side in self.paths],
             "heats": self.heats,
@@ -91,8 +100,9 @@ class Run:
             "names": list(self.names),
             "memory": panels.memory(self.readings, self.labels),
             "precision": self.precision,
-            "order": random.sample((0, 1), 2) if self.blind else [0, 1],
+            "order": order,
             "hidden": self.blind,
+            "entry": remembered(self.data[0], thumb, self.precision),
         }
 
 
@@ -109,7 +119,6 @@ class Comparison:
         browser: gr.Request,
         chat: list[Message],
         sess: Session,
-        kept: Any,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
         *controls: Any,
     ) -> Iterator[Pictures]:
@@ -118,18 +127,11 @@ class Comparison:
         ended = self._runs[visitor] = threading.Event()
         try:
             with self.limits.slot(visitor):
-                yield from self._compare(visitor, chat, sess, kept, progress, Controls(*controls))
+                yield from self._compare(visitor, sess, progress, Controls(*controls))
         except PersonalQError as error:
-            options = present.ways_out(error)
-            said = [*chat, present.replied(str(error), options)]
+            said = [*chat, present.replied(str(error), present.ways_out(error))]
             failed = panels.progress("Failed: see the conversation")
-            yield Pictures(
-                outputs=gr.update(visible=True),
-                chat=said,
-                sess={**sess, "options": {**sess.get("options", {}), **options}},
-                progress=failed,
-                **_at_rest(),
-            )
+            yield Pictures(outputs=gr.update(visible=True), chat=said, progress=failed, **_at_rest())
             raise gr.Error(present.safe(str(error))) from error
         except Exception:
             yield Pictures(progress=panels.progress("Failed: try again"), **_at_rest())
@@ -139,11 +141,11 @@ class Comparison:
             if self._runs.get(visitor) is ended:
                 del self._runs[visitor]
 
-    def _compare(
-        self, visitor: str, chat: list[Message], sess: Session, kept: Any, progress: gr.Progress, controls: Controls
-    ) -> Iterator[Pictures]:
-        seed = int(controls.seed) if controls.seed is not None and controls.locked else random.randint(0, LAST_SEED)
+    def _compare(self, visitor: str, sess: Session, progress: gr.Progress, controls: Controls) -> Iterator[Pictures]:
+        seed = controls.chosen_seed()
         job = self.job(sess, controls, seed)
+        if controls.precision not in PRECISIONS:
+            raise RequestError("Choose what to compare full precision with.")
         self.limits.take(visitor, "picture", 2 * job.count)
         blind = bool(controls.blind)
         right = PRECISIONS[controls.precision]
@@ -168,12 +170,10 @@ class Comparison:
         run = Run(job, controls.precision, blind, self.visitors.run(visitor), ("Full precision", right), labels)
         yield from self._frames(run, controls.previews and not blind, _loading(progress))
         made = run.plain()
-        entry = remembered(run.data[0], run.thumbs[0], controls.precision)
         end = "Both pictures are there. Which one is better?" if blind else f"Both pictures from seed {job.seed}"
         yield Pictures(
             progress=panels.progress(f"{end}. {run.warning}" if run.warning else end),
-            sess={**sess, "made": made},
-            kept=Kept.of(kept).with_entry(entry).plain(),
+            made=made,
             votes=gr.update(visible=blind),
             views=gr.update(visible=True),
             **_shown(made, 0),
@@ -190,13 +190,11 @@ class Comparison:
 
     def _frames(self, run: Run, previews: bool, on_progress: Any) -> Iterator[Pictures]:
         pair: Sequence[Precision] = (REFERENCE, run.precision)
-        total = 2 * run.job.steps * run.job.count
         with closing(self.desk.compare(run.job, pair, on_progress)) as frames:
             for frame in frames:
                 side = int(frame.variant != REFERENCE)
-                at = frame.step + side * frame.total
                 words = "Both pictures" if run.blind else run.names[side]
-                step = (at, total) if run.blind else (frame.step, frame.total)
+                step = (frame.step + side * frame.total, 2 * frame.total) if run.blind else (frame.step, frame.total)
                 values: dict[str, Any] = {"progress": panels.progress(words, *step)}
                 if frame.image and frame.memory:
                     values |= self._finished(run, side, frame)
@@ -236,24 +234,32 @@ class Comparison:
 
     # --- after it ------------------------------------------------------------------------------
 
-    def on_strip(self, sess: Session, evt: gr.SelectData) -> Pictures:
+    def on_made(self, made: Made, sess: Session, kept: Any, browser: gr.Request) -> tuple[Any, Any]:
+        """A comparison is finished: its entry in the history.
+
+        An event of its own, with session and history as they are now: both may have changed while pictures were made.
+        """
+        if not made.get("entry"):
+            return KEEP, KEEP
+        mine = Kept.of(kept).with_entry(made["entry"])
+        return {**sess, "visitor": visitor_of(browser)}, mine.plain()
+
+    def on_strip(self, made: Made, evt: gr.SelectData) -> Pictures:
         """Another pair of a batch."""
-        made = sess.get("made")
-        if not made or not 0 <= evt.index < len(made["thumbs"]):
+        if made.get("hidden") or not 0 <= evt.index < len(made.get("thumbs", ())) or not _is_there(made):
             raise gr.Error(present.EXPIRED)
         return Pictures(**_shown(made, evt.index))
 
-    def on_vote(self, sess: Session, kept: Any, chosen: int | None) -> Pictures:
+    def on_vote(self, made: Made, kept: Any, chosen: int | None) -> Pictures:
         """A blind vote for the side shown as A (0) or B (1), or for neither; then all is told."""
-        made = sess.get("made")
-        if not made or not made["hidden"]:
+        if not made.get("hidden") or not _is_there(made):
             raise gr.Error(present.EXPIRED)
         side = "same" if chosen is None else ("reference", "quantised")[made["order"][chosen]]
-        told = {**made, "hidden": False}
+        told = {**made, "hidden": False, "entry": None}
         names = [made["names"][which] for which in made["order"]]
         verdict = "No difference seen." if chosen is None else f"You preferred: {made['names'][made['order'][chosen]]}."
         return Pictures(
-            sess={**sess, "made": told},
+            made=told,
             kept=Kept.of(kept).with_vote(made["precision"], side).plain(),
             votes=gr.update(visible=False),
             verdict=panels.progress(f"{verdict} A was {names[0]}, B was {names[1]}."),
@@ -270,19 +276,25 @@ class Comparison:
         yield panels.progress(text), gr.update(interactive=True), gr.update(visible=False, interactive=True)
 
 
-def _shown(made: dict[str, Any], index: int) -> dict[str, Any]:
+def _is_there(made: Made) -> bool:
+    """Whether the pictures are: of many comparisons the oldest go."""
+    return all(Path(path).exists() for side in made["paths"] for path in side)
+
+
+def _shown(made: Made, index: int) -> dict[str, Any]:
     """A pair as the widgets show it: while sides are hidden in shuffled order, under names that tell nothing."""
     order, hidden = made["order"], made["hidden"]
     paths = [made["paths"][which][index] for which in order]
     names = ("A", "B") if hidden else tuple(made["names"][which] for which in order)
     files = [_bare(path, name) if hidden else path for path, name in zip(paths, "AB", strict=True)]
     heat, legend = made["heats"][index]
+    strip = pictures.strip(made["thumbs"], index) if len(made["thumbs"]) > 1 and not hidden else ""
     return {
         "picture_a": gr.update(value=files[0], label=names[0]),
         "picture_b": gr.update(value=files[1], label=names[1]),
         "heat": gr.update(value=heat),
         "legend": legend,
-        "strip": gr.update(value=pictures.strip(made["thumbs"], index), visible=len(made["thumbs"]) > 1 and not hidden),
+        "strip": gr.update(value=strip, visible=bool(strip)),
         "memory": "" if hidden else made["memory"],
     }
 
@@ -306,8 +318,3 @@ def _loading(progress: gr.Progress) -> Any:
 
 def _at_rest() -> dict[str, Any]:
     return {"go": gr.update(interactive=True), "stop": gr.update(visible=False)}
-
-
-def new_seed() -> int:
-    """Another seed."""
-    return random.randint(0, LAST_SEED)

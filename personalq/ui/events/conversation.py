@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from personalq.errors import PersonalQError
-from personalq.records import Decision, Question, Request, Selection
+from personalq.records import Checkpoint, Decision, Question, Request, Selection
 from personalq.ui import panels, present
-from personalq.ui.controls import MOST_WEIGHT
+from personalq.ui.controls import MOST_WEIGHT, WEIGHTS
 from personalq.ui.desk import Desk
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
@@ -24,7 +24,7 @@ from personalq.ui.previews import thumbnail
 KEEP: Any = gr.skip()
 """Leaves a widget as it is."""
 Decide = Callable[[], tuple[Request, Decision]]
-LASTING = ("visitor", "own", "made")
+LASTING = ("visitor", "own")
 """What of a session outlasts a conversation."""
 LOOK_AGAIN = 0.25
 """Seconds between two looks at what is being made ready."""
@@ -87,7 +87,7 @@ class Conversation:
 
     def on_option(self, chat: list[Message], sess: Session, evt: gr.SelectData, browser: gr.Request) -> Iterator[Turn]:
         """A click on one of the options under the last reply."""
-        options: dict[str, str] = sess.get("options", {})
+        options: dict[str, str] = {**present.WAYS_OUT, **sess.get("options", {})}
         if evt.value not in options:
             raise gr.Error(present.EXPIRED)
         said, left = [*chat, present.said(options[evt.value])], {**sess, "options": {}}
@@ -125,7 +125,7 @@ class Conversation:
 
     def on_concept(self, chat: list[Message], sess: Session, id_: str) -> Iterator[Turn]:
         """A request for just this checkpoint."""
-        one = present.known(self.desk.known, sess)[id_]
+        one = self._known(sess, id_)
         request = Request(f"a picture of {one.class_noun or one.name}", base=self.desk.base_name)
         yield from self._choose(chat, sess, request, one.id)
 
@@ -142,10 +142,15 @@ class Conversation:
         yield from self._settled(said, sess, decide)
 
     def _choose(self, chat: list[Message], sess: Session, request: Request, id_: str) -> Iterator[Turn]:
-        own = present.own(sess)
-        name = present.known(self.desk.known, sess)[id_].name
+        own, name = present.own(sess), self._known(sess, id_).name
         said = [*chat, present.said(f"Use {name or id_}")]
         yield from self._settled(said, sess, lambda: (request, self.desk.choose(request, id_, own)))
+
+    def _known(self, sess: Session, id_: str) -> Checkpoint:
+        """A checkpoint that is still here; own ones may have been removed since they were listed."""
+        if id_ not in (known := present.known(self.desk.known, sess)):
+            raise gr.Error(present.EXPIRED)
+        return known[id_]
 
     def _settled(self, said: list[Message], sess: Session, decide: Decide) -> Iterator[Turn]:
         """What was decided; or what went wrong, with the choices still there. Meanwhile, what is being done."""
@@ -217,7 +222,7 @@ class Conversation:
         known = present.known(self.desk.known, sess)
         return [
             gr.update(
-                value=max(-MOST_WEIGHT, min(MOST_WEIGHT, known[id_].weight)),
+                **slid(known[id_].weight, WEIGHTS, (-MOST_WEIGHT, MOST_WEIGHT)),
                 label=f"Weight of {known[id_].name or id_}",
                 visible=known[id_].kind == "lora",
             )
@@ -234,6 +239,12 @@ class Conversation:
         """The prompt as Check-in wrote it."""
         prompt = sess["chosen"]["prompt"] if sess.get("chosen") else ""
         return prompt, *self.on_edit(prompt, sess)
+
+
+def slid(value: float, usual: tuple[float, float], limits: tuple[float, float]) -> dict[str, float]:
+    """A slider at `value`, its range wide enough for it: Gradio refuses whatever lies outside."""
+    value = max(limits[0], min(limits[1], value))
+    return {"value": value, "minimum": min(usual[0], value), "maximum": max(usual[1], value)}
 
 
 def filled(text: str, chat: list[Message], sess: Session) -> tuple[Any, None, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,7 +14,7 @@ from PIL.Image import Image
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Precision
 from personalq.ui import panels, pictures, present
-from personalq.ui.controls import LAST_SEED, Controls
+from personalq.ui.controls import Controls
 from personalq.ui.events.comparison import PRECISIONS, REFERENCE, Comparison
 from personalq.ui.events.conversation import KEEP
 from personalq.ui.limits import visitor_of
@@ -58,14 +57,16 @@ class Grids:
             with self.page.limits.slot(visitor):
                 yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
         except PersonalQError as error:
-            said = [*chat, present.replied(str(error), present.ways_out(error))]
-            yield Grid(chat=said, grid_go=gr.update(interactive=True), grid_stop=gr.update(visible=False))
+            yield self.on_stop()._replace(chat=[*chat, present.replied(str(error))])
             raise gr.Error(present.safe(str(error))) from error
+        except Exception:
+            yield self.on_stop()
+            raise
 
     def _grid(
         self, visitor: str, sess: Session, typed: str, precisions: list[Precision], controls: Controls
     ) -> Iterator[Grid]:
-        seed = int(controls.seed) if controls.seed is not None and controls.locked else random.randint(0, LAST_SEED)
+        seed = controls.chosen_seed()
         job = self.page.job(sess, controls._replace(batch=1), seed)
         weights = rows(typed)
         columns = (REFERENCE, *(one for one in PRECISIONS if one in precisions))

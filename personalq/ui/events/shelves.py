@@ -13,10 +13,21 @@ from personalq.catalog.own_hub import from_hub
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Checkpoint, Recalled
 from personalq.ui import pictures, present
-from personalq.ui.controls import ROWS, kept_rows, shown
+from personalq.ui.controls import (
+    GUIDANCE,
+    LAST_SEED,
+    MOST_GUIDANCE,
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_WEIGHT,
+    ROWS,
+    WEIGHTS,
+    kept_rows,
+    shown,
+)
 from personalq.ui.desk import Desk
 from personalq.ui.events.comparison import PRECISIONS
-from personalq.ui.events.conversation import KEEP, Conversation, Turn
+from personalq.ui.events.conversation import KEEP, Conversation, Turn, slid
 from personalq.ui.keepsakes import Kept
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
@@ -24,6 +35,7 @@ from personalq.ui.visitors import Visitors
 from personalq.ui.widgets.shelves import THEMES
 
 MOST_OWN = 20
+TOO_MANY = f"Up to {MOST_OWN} concepts of your own are kept: remove some first."
 
 
 class Restored(NamedTuple):
@@ -69,6 +81,8 @@ class Shelves:
         if evt.value == "use":
             entry = mine.history[evt.index]
             return self._recalled(chat, sess, {**entry["data"], "precision": entry["precision"]}, "your history")
+        if evt.value not in ("love", "drop"):
+            raise gr.Error(present.EXPIRED)
         changed = mine.loved(evt.index) if evt.value == "love" else mine.without(evt.index)
         if changed is mine:
             raise gr.Error("There are 30 favourites already: remove one first.")
@@ -87,6 +101,7 @@ class Shelves:
     def _recalled(self, chat: list[Message], sess: Session, data: dict[str, Any], source: str) -> Restored:
         try:
             back = self.desk.recalled(data, present.own(sess))
+            size = shown(back.job, self.desk.size())
         except PersonalQError as error:
             raise gr.Error(present.safe(str(error))) from error
         job, options = back.job, {present.ADD: "Add a concept"} if back.missing else {}
@@ -95,7 +110,7 @@ class Shelves:
         sess.setdefault("request", {"text": job.prompt, "base": self.desk.base_name, "history": [], "as_of": None})
         studio = self.conversation.studio(sess)
         for name, (_, weight) in zip(("weight_a", "weight_b"), job.checkpoints, strict=False):
-            studio[name] = {**studio[name], "value": weight}
+            studio[name] = {**studio[name], **slid(weight, WEIGHTS, (-MOST_WEIGHT, MOST_WEIGHT))}
         hidden = gr.update(visible=False)
         return Restored(
             chat=[*chat, present.replied(_words(back, source), options)],
@@ -103,11 +118,11 @@ class Shelves:
             intro=hidden,
             shelf=hidden,
             negative=job.negative,
-            seed=job.seed,
+            seed=gr.update(value=job.seed, maximum=max(LAST_SEED, job.seed)) if _is_seed(job.seed) else KEEP,
             locked=True,
-            steps=min(job.steps, 50),
-            guidance=job.guidance,
-            size=shown(job, self.desk.size()),
+            steps=min(job.steps, MOST_STEPS),
+            guidance=gr.update(**slid(job.guidance, GUIDANCE, (0, MOST_GUIDANCE))),
+            size=size,
             batch=1,
             precision=back.precision if back.precision in PRECISIONS else KEEP,
             protect=kept_rows(job.protect),
@@ -139,13 +154,15 @@ class Shelves:
                 raise RequestError("Choose a .safetensors file, or name a Hub repository.")
             visitor = visitor_of(browser)
             self.limits.take(visitor, "upload")
+            if len(own) >= MOST_OWN:
+                raise RequestError(TOO_MANY)
             new = self._new(visitor, path, repo, trigger, noun, base, license_)
             if len(own) + len(new) > MOST_OWN:
-                raise RequestError(f"You have {len(own)} concepts of your own; up to {MOST_OWN} are kept. Remove some.")
+                raise RequestError(TOO_MANY)
         except PersonalQError as error:
             yield present.safe(str(error)), KEEP, KEEP, KEEP
             raise gr.Error(present.safe(str(error))) from error
-        sess = present.with_own(sess, (*own, *new))
+        sess = {**present.with_own(sess, (*own, *new)), "visitor": visitor}
         names = ", ".join(one.name or one.id for one in new)
         said = f"Added: {present.safe(names)}. Ask for it, or press Use."
         yield said, *self._own(sess)
@@ -169,8 +186,8 @@ class Shelves:
             return KEEP, KEEP, KEEP
         gone = own[evt.index]
         self.desk.forget((gone,))
-        for file in gone.files:
-            if not file.startswith("hub:"):
+        for file in (*gone.files, gone.preview):
+            if file and not file.startswith("hub:"):
                 Path(file).unlink(missing_ok=True)
         left = present.with_own(sess, (one for one in own if one.id != gone.id))
         if (left.get("chosen") or {}).get("ids", []).count(gone.id):
@@ -220,15 +237,17 @@ class Shelves:
         )
 
     def on_clear(self, sess: Session, browser: gr.Request) -> tuple[Any, ...]:
-        """Clear my data: kept, session, panels; the files of this visitor go too."""
+        """Clear my data: kept, session, what was made, panels; the files of this visitor go too."""
         self.leave({**sess, "visitor": visitor_of(browser)})
         fresh = Kept()
         return (
             fresh.plain(),
             {"visitor": visitor_of(browser)},
+            {},
             pictures.history(()),
             pictures.tally({}, PRECISIONS),
             "",
+            self.conversation.shelf(),
             "Everything this page kept about you is gone: history, favourites, votes, settings, concepts, pictures.",
         )
 
@@ -245,4 +264,12 @@ def _words(back: Recalled, source: str) -> str:
     lines = [f"Taken up from {source}: seed {back.job.seed}, {back.job.steps} steps."]
     if back.missing:
         lines.append(f"Not here: {', '.join(back.missing)}. Add it, and recall the picture again.")
+    if not _is_seed(back.job.seed):
+        lines.append("That seed cannot be set here: the picture will differ.")
+    if back.job.steps > MOST_STEPS:
+        lines.append(f"At most {MOST_STEPS} steps are made here: the picture will differ.")
     return "\n".join([*lines, *back.remarks])
+
+
+def _is_seed(seed: int) -> bool:
+    return 0 <= seed <= MOST_SEED

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from personalq.ui.controls import LAST_SEED, MOST_COUNT, MOST_STEPS, SHAPES
+from personalq.ui.controls import GUIDANCE, LAST_SEED, MOST_COUNT, MOST_PROMPT, MOST_STEPS, SHAPES, WEIGHTS
 from personalq.ui.look.theme import MARK_COLORS
 from personalq.ui.widgets.clicks import CLICKS
 
@@ -57,14 +57,14 @@ def _studio(parts: Parts, precisions: Mapping[str, str]) -> None:
         )
         with gr.Row(elem_id="edit"):
             parts["prompt_box"] = gr.Textbox(
-                label="Edit the prompt", lines=1, max_lines=4, max_length=2000, scale=8, elem_id="prompt-box"
+                label="Edit the prompt", lines=1, max_lines=4, max_length=MOST_PROMPT, scale=8, elem_id="prompt-box"
             )
             parts["reset"] = gr.Button("Reset", size="sm", scale=1, min_width=80, elem_id="reset")
         parts["warning"] = gr.Markdown(visible=False, elem_id="warning")
         with gr.Row(elem_id="weights"):
             for name in ("weight_a", "weight_b"):
                 parts[name] = gr.Slider(
-                    -1, 2, 1, step=0.05, label="Weight", buttons=[], visible=False, elem_id=name.replace("_", "-")
+                    *WEIGHTS, 1, step=0.05, label="Weight", buttons=[], visible=False, elem_id=name.replace("_", "-")
                 )
         with gr.Row(elem_id="controls"):
             parts["seed"] = gr.Number(
@@ -81,7 +81,7 @@ def _studio(parts: Parts, precisions: Mapping[str, str]) -> None:
             )
             with gr.Row():
                 parts["guidance"] = gr.Slider(
-                    1, 12, 3.5, step=0.5, label="Guidance", buttons=[], min_width=150, elem_id="guidance"
+                    *GUIDANCE, 3.5, step=0.5, label="Guidance", buttons=[], min_width=150, elem_id="guidance"
                 )
                 parts["size"] = gr.Dropdown(
                     list(SHAPES),
