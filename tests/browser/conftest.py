@@ -25,28 +25,26 @@ FLAGS = [
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE_MS", "180000"))
 """Only how long a broken page may keep a slow machine waiting."""
 
-Serve = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts `app.py` with flags, waits until it answers, and gives its address."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    running: list[subprocess.Popen[bytes]] = []
-    folder = tmp_path_factory.mktemp("app")
+class Apps:
+    """Running apps by their addresses."""
 
-    def start(*flags: str) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = {**os.environ, "PERSONALQ_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
-        log = folder / f"{port}.log"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __call__(self, *flags: str, port: int = 0) -> str:
+        """Starts `app.py` with flags, waits until it answers, and gives its address."""
+        port = port or free_port()
+        url, until = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
+        environment = {**os.environ, "PERSONALQ_CACHE": str(self.folder), "HF_HUB_OFFLINE": "1"}
+        log = self.folder / f"{port}.log"
         with log.open("wb") as output:
             command = [sys.executable, "app.py", "--port", str(port), *flags]
-            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output))
-        url, until = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
-        while time.monotonic() < until and running[-1].poll() is None:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        self.running[url] = process
+        while time.monotonic() < until and process.poll() is None:
             try:
                 urllib.request.urlopen(url, timeout=5).close()
                 return url
@@ -54,10 +52,38 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
                 time.sleep(0.2)
         raise AssertionError(f"app.py did not answer:\n{log.read_text()}")
 
-    yield start
-    for process in running:
+    def stop(self, url: str) -> None:
+        process = self.running.pop(url)
         process.terminate()
         process.wait(30)
+
+    def restart(self, url: str) -> None:
+        """Stops the app at an address and starts it there again."""
+        self.stop(url)
+        self(port=int(url.rpartition(":")[2]))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
+    """Starts `app.py` with flags and gives its address."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    apps = Apps(tmp_path_factory.mktemp("app"))
+    yield apps
+    for url in [*apps.running]:
+        apps.stop(url)
+
+
+@pytest.fixture(scope="session")
+def app_url(serve: Apps) -> str:
+    """An app on the embedded repository, which all modules share."""
+    return serve()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,93 @@
+"""What a visitor does on the page, and what it shows."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from PIL import Image, ImageStat
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def ask(page: Any, text: str) -> None:
+    page.get_by_label("Your request").fill(text)
+    page.keyboard.press("Enter")
+
+
+def choices(page: Any) -> Any:
+    """The options under the last reply, once they are there."""
+    options = page.locator("#chat button.option")
+    options.first.wait_for()
+    return options
+
+
+def choose(page: Any, name: str) -> None:
+    """A concept of the empty page."""
+    page.locator("#shelf .pq-card", has_text=name).click()
+    page.locator("#prompt").wait_for()
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def set_number(page: Any, slider: str, value: float) -> None:
+    field = page.locator(f"#{slider} input[type=number]")
+    field.fill(f"{value:g}")
+    field.press("Tab")
+
+
+def number(page: Any, slider: str) -> float:
+    return float(page.locator(f"#{slider} input[type=number]").input_value())
+
+
+def select(page: Any, dropdown: str, label: str) -> None:
+    page.locator(f"#{dropdown} input").click()
+    page.get_by_role("option", name=label, exact=True).click()
+    expect(page.locator(f"#{dropdown} input")).to_have_value(label)
+
+
+def see_toast(page: Any, *words: str) -> None:
+    for word in words:
+        expect(page.locator(".toast-wrap")).to_contain_text(word)
+
+
+def prompt(page: Any) -> str:
+    return str(page.get_by_label("Edit the prompt").input_value())
+
+
+def await_pictures(page: Any) -> None:
+    """Until a comparison that was just begun has ended."""
+    page.wait_for_function("document.getElementById('go').disabled")
+    expect(page.locator("#go")).to_be_enabled()
+
+
+def generate(page: Any, steps: int | None = None) -> None:
+    """Both pictures, to the end."""
+    if steps is not None:
+        set_number(page, "steps", steps)
+    page.get_by_role("button", name="Generate both").click()
+    await_pictures(page)
+    expect(page.locator("#progress")).to_contain_text("Both pictures")
+
+
+def served(page: Any, name: str) -> bytes:
+    """The file behind the picture that is shown."""
+    shown = page.locator(f"#{name} img").first
+    expect(shown).to_have_attribute("src", re.compile(r"\.png"))
+    body: bytes = page.request.get(shown.get_attribute("src")).body()
+    assert body[:8] == PNG
+    return body
+
+
+def picture(page: Any, name: str) -> Image.Image:
+    """The pixels of the picture that is shown."""
+    return Image.open(io.BytesIO(served(page, name))).convert("RGB")
+
+
+def is_drawn(image: Image.Image) -> bool:
+    return max(ImageStat.Stat(image).stddev) > 3
