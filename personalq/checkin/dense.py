@@ -5,6 +5,7 @@ Only the model it loads reaches torch, and only once the first vector is needed.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,12 @@ class Encoder:
         self.width = WIDTH if packaged else int(self._loaded().get_embedding_dimension() or 0)
         folder = cache / "vectors" / self.identity if cache else None
         self._cache = VectorCache(folder, self.width) if folder else None
+
+    def borrowed(self) -> Encoder:
+        """The same encoder for texts that are nobody else's: it reads the kept vectors and adds none to them."""
+        twin = copy.copy(self)
+        twin.keeping = False
+        return twin
 
     @property
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -126,6 +127,17 @@ class CheckIn:
     def remove(self, ids: Sequence[str]) -> None:
         """Forget checkpoints from the next request on; unknown ids are left out."""
         self._index.remove(ids)
+
+    def with_own(self, own: Sequence[Checkpoint]) -> CheckIn:
+        """A copy that knows more checkpoints, for one visitor: this one does not, and nothing is written to disk.
+
+        Raises CatalogError for a catalogue so large that it is not kept in memory.
+        """
+        twin = copy.copy(self)
+        twin._index = self._index.with_own(own)
+        twin._default = self._default.over(twin._index.by_id, twin._index.rarity)
+        twin._chosen = twin._default if self._chosen is self._default else self._chosen
+        return twin
 
     def ask(self, request: Request) -> Decision:
         """Decide, or ask one question. Raises RequestError for a request that is empty or too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import threading
@@ -21,6 +22,7 @@ from personalq.checkin.profile import Profiles, body, phrases, title
 from personalq.checkin.stores.choose import Server, open_store
 from personalq.checkin.stores.protocol import Entry, Filter, Query, Rows, Scores, Store
 from personalq.checkin.words import stem, words
+from personalq.errors import CatalogError
 from personalq.records import Candidate, Checkpoint, Intent
 
 VERSIONS = 4
@@ -104,6 +106,25 @@ class Index:
             self._store.remove(gone)
             for identifier in gone:
                 self._forget(self._records.pop(identifier))
+
+    def with_own(self, own: Iterable[Checkpoint]) -> Index:
+        """A copy with more checkpoints, for one visitor: this one does not see them, and nothing is written to disk.
+
+        Raises CatalogError for a catalogue so large that it is not kept in memory.
+        """
+        if self._store.name != "memory":
+            raise CatalogError(
+                f"Concepts cannot be added to a catalogue of {len(self._records)}: put the file into the repository."
+            )
+        twin = copy.copy(self)
+        twin._lock, twin._changing = threading.RLock(), threading.Lock()
+        with self._lock:
+            twin._records, twin._bases, twin._nouns = dict(self._records), self._bases.copy(), self._nouns.copy()
+            twin._groups = {group: dict(members) for group, members in self._groups.items()}
+            twin._store = copy.deepcopy(self._store)
+        twin.by_id, twin.encoder = Profiles(twin._records), self.encoder.borrowed()
+        twin.add(own)
+        return twin
 
     def prepare(self, intents: Sequence[Intent], clock: Clock) -> None:
         """Encode the texts of several slots as one batch, cheaper than one by one, for `candidates` to find."""

@@ -58,7 +58,7 @@ class Desk:
         self.base = settings.base or (self.catalog.bases[0] if len(self.catalog.bases) == 1 else None)
         self.base_name = (normal_base(str(self.base)) or Path(self.base).name) if self.base else None
         self._doing = "Getting ready"
-        self._private = functools.lru_cache(PRIVATE)(self._make_private)
+        self._private = functools.lru_cache(PRIVATE)(lambda own: self._checkin.result().with_own(own))
         self._compared = leased(self._compare, lambda job, precisions, on_progress: estimate(job, precisions))
         self._cells = leased(
             self._grid,
@@ -233,19 +233,6 @@ class Desk:
             on_progress=self._doing_now,
             encoder=self.settings.encoder,
             store=configured(self.settings),
-        )
-
-    def _make_private(self, own: Own) -> CheckIn:
-        """The catalogue with one visitor's own checkpoints, in memory only; its sentence encoder is the shared one."""
-        from personalq.checkin.dialogue import CheckIn
-        from personalq.checkin.rerank.choose import chosen
-
-        shared = self._checkin.result()
-        return CheckIn(
-            (*self.catalog.checkpoints, *own),
-            reranker=chosen(self.settings),
-            encoder=shared.index.encoder,
-            store="memory",
         )
 
     def _make_engine(self) -> Engine:

@@ -94,6 +94,10 @@ class Embedded:
         self.temperature = self._fitted.calibration.temperature
         self.none_logit = self._fitted.calibration.none_logit
 
+    def over(self, profiles: dict[str, Profile], rarity: Callable[[str], float]) -> Embedded:
+        """The same for another catalogue; the reader, and what it remembers, is shared."""
+        return Embedded(profiles, rarity, self._fitted, self._reader)
+
     def learn(self, ids: Iterable[str], on_progress: Callable[[int, int, str], None] | None = None) -> None:
         """Read the cards of these checkpoints now rather than with the first request that may mean them."""
         self._reader.learn([card(self._profiles[each].checkpoint) for each in islice(ids, KEPT)], on_progress)
