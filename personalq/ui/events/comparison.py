@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
+from personalq.catalog.hub_weights import fetched
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Frame, Job, MemoryReading, Precision
 from personalq.ui import panels, pictures, present
@@ -143,7 +144,7 @@ class Comparison:
 
     def _compare(self, visitor: str, sess: Session, progress: gr.Progress, controls: Controls) -> Iterator[Pictures]:
         seed = controls.chosen_seed()
-        job = self.job(sess, controls, seed)
+        job = self.job(visitor, sess, controls, seed)
         if controls.precision not in PRECISIONS:
             raise RequestError("Choose what to compare full precision with.")
         self.limits.take(visitor, "picture", 2 * job.count)
@@ -180,9 +181,18 @@ class Comparison:
             **_at_rest(),
         )
 
-    def job(self, sess: Session, controls: Controls, seed: int) -> Job:
-        """The picture that widgets and session describe. Raises RequestError."""
+    def job(self, visitor: str, sess: Session, controls: Controls, seed: int) -> Job:
+        """The picture that widgets and session describe; weights of a visitor's own that lie on the Hub are fetched.
+
+        Raises RequestError or HubError.
+        """
         job = present.job(sess.get("chosen"), present.known(self.desk.known, sess), controls, seed)
+        own = {one.id for one in present.own(sess)}
+        here = [
+            (fetched(one, cache=self.visitors.folder(visitor) / "hub") if one.id in own else one, weight)
+            for one, weight in job.checkpoints
+        ]
+        job = replace(job, checkpoints=tuple(here))
         if controls.size == "Square":
             return job
         size = controls.pixels(self.desk.size())

@@ -67,7 +67,7 @@ class Grids:
         self, visitor: str, sess: Session, typed: str, precisions: list[Precision], controls: Controls
     ) -> Iterator[Grid]:
         seed = controls.chosen_seed()
-        job = self.page.job(sess, controls._replace(batch=1), seed)
+        job = self.page.job(visitor, sess, controls._replace(batch=1), seed)
         weights = rows(typed)
         columns = (REFERENCE, *(one for one in PRECISIONS if one in precisions))
         names = ["Full precision", *(PRECISIONS[one] for one in columns[1:])]
