@@ -23,7 +23,7 @@ from personalq.records import Frame, Job, MemoryReading, Precision
 from personalq.ui import panels, pictures, present
 from personalq.ui.controls import Controls
 from personalq.ui.desk import Desk
-from personalq.ui.events.conversation import KEEP
+from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.keepsakes import Kept, remembered
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
@@ -127,13 +127,14 @@ class Comparison:
         visitor = visitor_of(browser)
         ended = self._runs[visitor] = threading.Event()
         try:
+            yield Pictures(progress=panels.progress("Getting ready"))  # Gradio cannot stop what has not yielded yet
             with self.limits.slot(visitor):
                 yield from self._compare(visitor, sess, progress, Controls(*controls))
         except PersonalQError as error:
             said = [*chat, present.replied(str(error), present.ways_out(error))]
             failed = panels.progress("Failed: see the conversation")
             yield Pictures(outputs=gr.update(visible=True), chat=said, progress=failed, **_at_rest())
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
         except Exception:
             yield Pictures(progress=panels.progress("Failed: try again"), **_at_rest())
             raise
@@ -257,13 +258,13 @@ class Comparison:
     def on_strip(self, made: Made, evt: gr.SelectData) -> Pictures:
         """Another pair of a batch."""
         if made.get("hidden") or not 0 <= evt.index < len(made.get("thumbs", ())) or not _is_there(made):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         return Pictures(**_shown(made, evt.index))
 
     def on_vote(self, made: Made, kept: Any, chosen: int | None) -> Pictures:
         """A blind vote for the side shown as A (0) or B (1), or for neither; then all is told."""
         if not made.get("hidden") or not _is_there(made):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         side = "same" if chosen is None else ("reference", "quantised")[made["order"][chosen]]
         told = {**made, "hidden": False, "entry": None}
         names = [made["names"][which] for which in made["order"]]

@@ -89,7 +89,7 @@ class Conversation:
         """A click on one of the options under the last reply."""
         options: dict[str, str] = {**present.WAYS_OUT, **sess.get("options", {})}
         if evt.value not in options:
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         said, left = [*chat, present.said(options[evt.value])], {**sess, "options": {}}
         if evt.value == present.AGAIN:
             yield Turn(chat=said, sess=left, again=time.time())
@@ -113,14 +113,14 @@ class Conversation:
         """A click on a candidate: that one is meant, whatever was pending."""
         entries = sess.get("cards", [])
         if not 0 <= evt.index < len(entries):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         yield from self._choose(chat, sess, present.request(sess["request"]), entries[evt.index]["id"])
 
     def on_shelf(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """A click on a concept of the empty page: a request for just that one."""
         shown = present.shelf(present.known(self.desk.known, sess))
         if not 0 <= evt.index < len(shown):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         yield from self.on_concept(chat, sess, shown[evt.index]["id"])
 
     def on_concept(self, chat: list[Message], sess: Session, id_: str) -> Iterator[Turn]:
@@ -149,7 +149,7 @@ class Conversation:
     def _known(self, sess: Session, id_: str) -> Checkpoint:
         """A checkpoint that is still here; own ones may have been removed since they were listed."""
         if id_ not in (known := present.known(self.desk.known, sess)):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         return known[id_]
 
     def _settled(self, said: list[Message], sess: Session, decide: Decide) -> Iterator[Turn]:
@@ -163,7 +163,7 @@ class Conversation:
             yield self._shown(said, sess, *decide())
         except PersonalQError as error:
             yield Turn(chat=[*said, present.replied(str(error), sess.get("options"))])
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
 
     def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
         options = present.options(decision)
@@ -250,3 +250,8 @@ def slid(value: float, usual: tuple[float, float], limits: tuple[float, float]) 
 def filled(text: str, chat: list[Message], sess: Session) -> tuple[Any, None, None]:
     """Says at the box itself that it is empty; one value for each input of `turn`."""
     return gr.validate(bool(text.strip()), "Describe a picture first."), None, None
+
+
+def failure(message: str) -> gr.Error:
+    """An error of the visitor's, shown to them and not to the log."""
+    return gr.Error(present.safe(message), print_exception=False)

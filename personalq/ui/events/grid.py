@@ -16,7 +16,7 @@ from personalq.records import Precision
 from personalq.ui import panels, pictures, present
 from personalq.ui.controls import Controls
 from personalq.ui.events.comparison import PRECISIONS, REFERENCE, Comparison
-from personalq.ui.events.conversation import KEEP
+from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.limits import visitor_of
 from personalq.ui.present import Message, Session
 
@@ -54,11 +54,12 @@ class Grids:
         """The table, a picture at a time."""
         visitor = visitor_of(browser)
         try:
+            yield Grid(grid_go=gr.update(interactive=False))  # Gradio cannot stop what has not yielded yet
             with self.page.limits.slot(visitor):
                 yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
         except PersonalQError as error:
             yield self.on_stop()._replace(chat=[*chat, present.replied(str(error))])
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
         except Exception:
             yield self.on_stop()
             raise

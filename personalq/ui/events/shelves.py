@@ -27,7 +27,7 @@ from personalq.ui.controls import (
 )
 from personalq.ui.desk import Desk
 from personalq.ui.events.comparison import PRECISIONS
-from personalq.ui.events.conversation import KEEP, Conversation, Turn, slid
+from personalq.ui.events.conversation import KEEP, Conversation, Turn, failure, slid
 from personalq.ui.keepsakes import Kept
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
@@ -77,15 +77,15 @@ class Shelves:
         """A click on an entry: use it again, love it, or drop it."""
         mine = Kept.of(kept)
         if not 0 <= evt.index < len(mine.history):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         if evt.value == "use":
             entry = mine.history[evt.index]
             return self._recalled(chat, sess, {**entry["data"], "precision": entry["precision"]}, "your history")
         if evt.value not in ("love", "drop"):
-            raise gr.Error(present.EXPIRED)
+            raise failure(present.EXPIRED)
         changed = mine.loved(evt.index) if evt.value == "love" else mine.without(evt.index)
         if changed is mine:
-            raise gr.Error("There are 30 favourites already: remove one first.")
+            raise failure("There are 30 favourites already: remove one first.")
         return Restored(kept=changed.plain(), history=pictures.history(changed.history))
 
     def on_drop(self, chat: list[Message], sess: Session, path: str | None, browser: gr.Request) -> Restored:
@@ -96,14 +96,14 @@ class Shelves:
             self.limits.take(visitor_of(browser), "upload")
             return self._recalled(chat, sess, self.desk.read(Path(path)), "the picture")
         except PersonalQError as error:
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
 
     def _recalled(self, chat: list[Message], sess: Session, data: dict[str, Any], source: str) -> Restored:
         try:
             back = self.desk.recalled(data, present.own(sess))
             size = shown(back.job, self.desk.size())
         except PersonalQError as error:
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
         job, options = back.job, {present.ADD: "Add a concept"} if back.missing else {}
         picked = present.picked(job)
         sess = {**sess, "chosen": picked, "pending": None, "options": options, "cards": []}
@@ -161,7 +161,7 @@ class Shelves:
                 raise RequestError(TOO_MANY)
         except PersonalQError as error:
             yield present.safe(str(error)), KEEP, KEEP, KEEP
-            raise gr.Error(present.safe(str(error))) from error
+            raise failure(str(error)) from error
         sess = {**present.with_own(sess, (*own, *new)), "visitor": visitor}
         names = ", ".join(one.name or one.id for one in new)
         said = f"Added: {present.safe(names)}. Ask for it, or press Use."
