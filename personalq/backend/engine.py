@@ -199,13 +199,14 @@ class Engine:
     def _freeing(self) -> Iterator[None]:
         """For as long as the lock is held: forget what is to be forgotten, and let go of what failed attempts hold.
 
-        Whoever shows an error keeps its traceback, whose frames keep half a model, or all tensors of a step.
+        Whoever shows an error keeps its cause too, and the frames of that keep half a model, or a step's tensors.
         """
         try:
             yield
         except GenerationError as error:
             if error.__cause__ is not None:
-                traceback.clear_frames(error.__cause__.__traceback__)
+                error.__cause__.__traceback__ = None
+                traceback.clear_frames(error.__traceback__)  # some of which hold the other
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise

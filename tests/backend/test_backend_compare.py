@@ -89,12 +89,27 @@ def test_several_pictures_share_keys_and_values(engine: Engine) -> None:
     assert len(pictures) == 3 and pictures[2] and third and pictures[2].tobytes() == third.tobytes()
 
 
+@pytest.mark.parametrize("precision", [*ALL, "rtn-w8a8", "rtn-w4a8", "nf4"])
+def test_a_batch_is_the_pictures_of_its_seeds_each_with_its_memory(engine: Engine, precision: Precision) -> None:
+    frames = list(generate(engine, replace(JOB, steps=2, count=4), precision))
+    assert [(f.index, f.step, f.total) for f in frames] == [((step - 1) // 2, step, 8) for step in range(1, 9)]
+    done = [frame for frame in frames if frame.memory]
+    assert [frame.index for frame in done] == [0, 1, 2, 3]
+    pictures = [frame.image.tobytes() for frame in done if frame.image]
+    last = final(list(generate(engine, replace(JOB, steps=2, seed=3), precision)))
+    assert len(set(pictures)) == 4 and last.image and pictures[3] == last.image.tobytes()
+    for frame in done:
+        assert frame.memory and last.memory and frame.memory.process_rss
+        assert frame.memory.weights_bytes == last.memory.weights_bytes and frame.memory.kv_bytes == last.memory.kv_bytes
+
+
 def test_memory_is_what_the_tensors_hold(engine: Engine) -> None:
     readings = {p: final(list(generate(engine, JOB, p))).memory for p in ALL}
     for precision, reading in readings.items():
         with engine.hold(JOB, precision) as session:
             assert reading and reading.weights_bytes == stored_bytes(session.pipe.unet)
         assert reading.device == "cpu" and reading.peak_allocated is None and reading.peak_reserved is None
+        assert reading.device_total is None
         assert "no GPU: not measured" in reading.how_measured
         assert reading.process_rss and reading.process_rss > reading.weights_bytes
         assert reading.seconds > 0

@@ -13,11 +13,15 @@ from diffusers import UNet2DConditionModel
 from tiny_pipelines import WIDTH, lora, lora_state, unet
 from torch import nn
 
-from personalq.backend.compare import generate
+from personalq.backend.compare import compare, generate
 from personalq.backend.engine import Engine
-from personalq.errors import IncompatibleCheckpointError, ModelError, PersonalQError
+from personalq.backend.variants import stored_variant
+from personalq.errors import CancelledError, GenerationError, IncompatibleCheckpointError, ModelError, PersonalQError
 from personalq.quant.apply import stored_bytes
 from personalq.quant.layers import PackedWeight
+from personalq.quant.recipe import recipe_named
+from personalq.quant.sidecar import Provenance
+from personalq.quant.store import save_quantized
 from personalq.records import Checkpoint, Job, Precision, Span
 
 JOB = Job("photo of zwx dog", spans=(Span(9, 12, "trigger", "c"),), steps=3)
@@ -218,3 +222,188 @@ def test_labels_and_dtypes(tiny_sd_folder: Path) -> None:
 def test_an_unknown_precision_is_an_error_of_ours(engine: Engine) -> None:
     with pytest.raises(PersonalQError, match="w2a2"):
         picture(engine, JOB, "w2a2")  # type: ignore[arg-type]
+
+
+# --- what loading says -------------------------------------------------------------------------
+
+Said = list[tuple[int, int, str]]
+
+
+def stages(said: Said) -> dict[str, list[tuple[int, int]]]:
+    found: dict[str, list[tuple[int, int]]] = {}
+    for done, total, what in said:
+        found.setdefault(what, []).append((done, total))
+    return found
+
+
+def test_loading_is_told_layer_by_layer_in_the_callers_thread(
+    engine: Engine, tiny_sd_folder: Path, tmp_path: Path
+) -> None:
+    job, said, threads = with_lora(tiny_sd_folder, tmp_path), [], set()
+
+    def tell(done: int, total: int, what: str) -> None:
+        threads.add(threading.current_thread())
+        said.append((done, total, what))
+
+    frames = compare(engine, job, ("reference", "taq-w4a8"), on_progress=tell)
+    next(frames)
+    reading = stages(said)["Reading tiny-random-sd"]
+    assert list(stages(said)) == ["Reading tiny-random-sd", "Reading l"] and stages(said)["Reading l"][-1] == (1, 1)
+    assert reading[:2] == [(0, 1), (1, 1)]
+    layers = reading[2][1]
+    assert reading[2:] == [(done, layers) for done in range(1, layers + 1)] and layers > 50
+    told = len(said)
+    for frame in frames:
+        assert frame.variant == "taq-w4a8" or len(said) == told, "denoising is not told"
+        if frame.variant == "taq-w4a8" and frame.step == 1:
+            packed = len(said)
+    assert len(said) == packed
+    assert stages(said[told:]) == {"Packing taq-w4a8": [(done, layers) for done in range(1, layers + 1)]}
+    assert threads == {threading.current_thread()}
+
+
+def test_what_is_in_memory_already_is_not_told(engine: Engine, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    said: Said = []
+    job = with_lora(tiny_sd_folder, tmp_path)
+    list(generate(engine, job, "reference"))
+    list(generate(engine, job, "reference", on_progress=lambda *each: said.append(each)))
+    assert not said
+
+
+def test_a_stored_denoiser_is_told_too(engine: Engine, tmp_path: Path) -> None:
+    plain = Engine(engine.base, "cpu", torch.float32, kernel="torch")
+    with plain.hold(JOB, "taq-w8a8") as session:
+        made = session.report
+        assert made
+        save_quantized(session.pipe.unet, made, recipe_named("taq-w8a8"), tmp_path / "q", Provenance("b", {}))
+    other, said = Engine(engine.base, "cpu", torch.float32, {"taq-w8a8": stored_variant(tmp_path / "q")}), []
+    other.warm("taq-w8a8", lambda *each: said.append(each))
+    assert stages(said)["Reading taq-w8a8"][-1] == (len(made.layers), len(made.layers))
+
+
+@pytest.mark.parametrize("at", ["Reading tiny-random-sd", "Packing taq-w8a8", "Reading l"])
+def test_whoever_follows_may_stop_loading(engine: Engine, tiny_sd_folder: Path, tmp_path: Path, at: str) -> None:
+    job = with_lora(tiny_sd_folder, tmp_path)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if what == at and done:
+            raise CancelledError("enough")
+
+    with pytest.raises(CancelledError):
+        list(generate(engine, job, "taq-w8a8", on_progress=stop))
+    assert not engine.is_busy
+    assert picture(engine, JOB, "taq-w8a8") == picture(Engine(engine.base, "cpu", torch.float32), JOB, "taq-w8a8")
+
+
+# --- warming up --------------------------------------------------------------------------------
+
+
+def test_a_warm_engine_reads_no_base(engine: Engine) -> None:
+    engine.warm("taq-w8a8")
+    assert engine.residence.precision == "taq-w8a8" and engine.residence.denoiser_bytes > 0
+    said: Said = []
+    list(generate(engine, JOB, "taq-w8a8", on_progress=lambda *each: said.append(each)))
+    assert not said
+    engine.warm("reference")
+    assert engine.residence.precision == "taq-w8a8", "a job has been before"
+
+
+def test_a_job_that_arrives_while_the_base_is_brought_in_waits(engine: Engine) -> None:
+    arrived, pictures = threading.Event(), []
+    job = threading.Thread(target=lambda: (arrived.set(), pictures.append(picture(engine, JOB))))
+
+    def tell(done: int, total: int, what: str) -> None:
+        if not arrived.is_set():
+            job.start()
+            arrived.wait(10)
+        assert not pictures and engine.is_busy
+
+    engine.warm(on_progress=tell)
+    job.join(60)
+    assert pictures == [picture(Engine(engine.base, "cpu", torch.float32), JOB)]
+
+
+# --- running out of memory ---------------------------------------------------------------------
+
+
+def test_running_out_of_memory_while_loading_leaves_nothing_behind(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from personalq.backend import reading as module
+
+    plain, load, half = picture(engine, JOB), module.open_denoiser, []
+
+    def short_of_memory(*args: object) -> tuple[object, object]:
+        model, materialize = load(*args)
+        half.append(weakref.ref(model))
+
+        def fill(name: str, layer: nn.Module) -> None:
+            if name.startswith("mid_block"):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            materialize(name, layer)
+
+        return model, fill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "open_denoiser", short_of_memory)
+        with pytest.raises(GenerationError, match="smaller size or a lower precision") as kept:
+            picture(engine, JOB, "taq-w8a8")
+        assert engine.residence.precision is None and not engine.is_busy
+        gc.collect()
+        assert half[0]() is None, "the error keeps half a model"
+        assert kept.value.__cause__
+    assert picture(engine, JOB, "taq-w8a8") != plain == picture(engine, JOB)
+
+
+@pytest.mark.parametrize("precision", ["reference", "taq-w8a8"])
+def test_running_out_of_memory_while_denoising_leaves_nothing_behind(
+    engine: Engine, tiny_sd_folder: Path, tmp_path: Path, precision: Precision
+) -> None:
+    plain, job = picture(engine, JOB, precision), with_lora(tiny_sd_folder, tmp_path)
+    with engine.hold(JOB, precision) as session:
+        model = session.pipe.unet
+        processors = dict(model.attn_processors)
+    seen = []
+
+    def short_of_memory(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen.append(weakref.ref(args[0]))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    hook = model.mid_block.resnets[0].register_forward_pre_hook(short_of_memory)
+    with pytest.raises(GenerationError, match="smaller size") as kept:
+        picture(engine, job, precision)
+    hook.remove()
+    gc.collect()
+    assert seen[0]() is None and kept.value.__cause__, "the error keeps a step's tensors"
+    assert model.attn_processors == processors and not engine.is_busy
+    assert picture(engine, JOB, precision) == plain
+    with engine.hold(JOB, precision) as session:
+        assert session.pipe.unet is model
+
+
+# --- forgetting --------------------------------------------------------------------------------
+
+
+def test_forgotten_loras_leave_and_others_stay(engine: Engine, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    own = with_lora(tiny_sd_folder, tmp_path, "own", seed=3)
+    shared = with_lora(tiny_sd_folder, tmp_path, "shared", seed=4)
+    first = picture(engine, own)
+    picture(engine, shared)
+    both = engine.residence
+    Path(own.checkpoints[0][0].files[0]).rename(tmp_path / "gone")  # its session cleans up in any order
+    engine.forget({"own", "never seen"})
+    assert both.loras == 2 and engine.residence.loras == 1
+    assert engine.residence.lora_bytes == both.lora_bytes / 2
+    (tmp_path / "gone").rename(own.checkpoints[0][0].files[0])
+    assert picture(engine, own) == first
+
+
+def test_a_lora_in_use_is_forgotten_after_the_job(engine: Engine, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    job = with_lora(tiny_sd_folder, tmp_path)
+    frames, whole = generate(engine, job, "reference"), picture(engine, job)
+    next(frames)
+    engine.forget({job.checkpoints[0][0].id})
+    assert engine.residence.loras == 1
+    image = list(frames)[-1].image
+    assert image and image.tobytes() == whole
+    assert engine.residence.loras == 0 == engine.residence.lora_bytes
