@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from personalq.cli.bench import bench
+from personalq.cli.deploy import deploy
 from personalq.cli.show import note
 from personalq.cli.use import app
 from personalq.errors import PersonalQError
 
 app.add_typer(bench, name="bench")
+app.add_typer(deploy, name="deploy")
 
 
 def main() -> None:
