@@ -65,7 +65,7 @@ def progress(words: str, step: int = 0, total: int = 0) -> str:
     """What is happening, and how far it is when there are steps."""
     count = f" · step {step} of {total}" if total else ""
     bar = f'<span class="pq-bar" style="width:{100 * step / total:.0f}%"></span>' if total else ""
-    return f'<p class="pq-progress" role="status">{escape(words)}{count}</p>{bar}'
+    return f'<p class="pq-progress">{escape(words)}{count}</p>{bar}'  # page.js says it aloud
 
 
 def memory(readings: Sequence[MemoryReading], labels: Sequence[str]) -> str:

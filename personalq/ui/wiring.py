@@ -27,6 +27,11 @@ SHOW_PICTURES = """
 () => { setTimeout(() => document.getElementById('outputs')?.scrollIntoView({block: 'nearest'}), 500); }
 """
 """On a phone the pictures stand above the button."""
+WAIT = """
+() => [{__type__: 'update', visible: true}, '<p class="pq-progress">Waiting for its turn</p>',
+  {__type__: 'update', visible: true}]
+"""
+"""Until the job begins: shows where Gradio tells the place in the queue, and a way out of it."""
 SHOW_VIEW = "(view) => { document.getElementById('pictures').dataset.view = view; }"
 SHOW_THEME = """
 (theme) => {
@@ -65,8 +70,10 @@ def talk(parts: Parts, page: Conversation) -> None:
 def drawing(parts: Parts, page: Comparison) -> None:
     """Generate, stop, look, vote."""
     outputs = of(parts, *Pictures._fields)
+    begins = [parts["go"].click, parts["again"].change]
+    gr.on(begins, None, None, of(parts, "outputs", "progress", "stop"), js=WAIT, **QUIET)
     run = gr.on(
-        [parts["go"].click, parts["again"].change],
+        begins,
         page.on_compare,
         of(parts, "chat", "sess", *Controls._fields),
         outputs,

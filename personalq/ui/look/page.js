@@ -25,4 +25,23 @@
   document.addEventListener('click', (event) => {
     if (event.target.closest('#pictures') && !event.target.closest('button, a')) flip();
   });
+  // One element that stays says what happens, each thing once: not every step, nor every file that is read.
+  const live = document.createElement('div');
+  live.id = 'said';
+  live.className = 'pq-hidden';
+  live.setAttribute('role', 'status');
+  document.body.append(live);
+  const spoken = ['#status .pq-status > span', '#progress .pq-progress', '#grid-out .pq-progress',
+    '#verdict .pq-progress', '#warning', '#own-said', '#cleared'];
+  let before = [];
+  const tell = () => {
+    const now = spoken.map((part) => (document.querySelector(part)?.textContent ?? '')
+      .replace(/ · step .*|: \d+ of \d+…/, '').trim());
+    const news = now.filter((text, i) => text && text !== before[i]);
+    before = now;
+    if (news.length) live.textContent = news.join('. ');
+    // Gradio names a message by its source, with every escaped character spelt out; without a name its text is read.
+    document.querySelectorAll('#chat [data-testid][aria-label]').forEach((one) => one.removeAttribute('aria-label'));
+  };
+  new MutationObserver(tell).observe(document.body, {childList: true, subtree: true, characterData: true});
 }

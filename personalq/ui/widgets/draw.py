@@ -117,9 +117,14 @@ def _outputs(parts: Parts) -> None:
             parts["view"] = gr.Radio(list(VIEWS), value=VIEWS[0], label="View", container=False, elem_id="view")
             gr.HTML(SLIDER, js_on_load=SLIDE, elem_id="slide")
         with gr.Row(elem_id="pictures"):
-            for name, label in (("picture_a", "Full precision"), ("picture_b", "Quantised"), ("heat", "Difference")):
+            for name, label, said in (
+                ("picture_a", "Full precision", "First picture"),
+                ("picture_b", "Quantised", "Second picture"),
+                ("heat", "Difference", "Where the pictures differ"),
+            ):
                 parts[name] = gr.Image(
                     label=label,
+                    alt_text=said,
                     format="png",
                     interactive=False,
                     buttons=["download", "fullscreen"],
