@@ -41,7 +41,7 @@ class Kept:
         chosen = settings if isinstance(settings, Mapping) else {}
         return cls(
             tuple(islice(entries, MOST_HISTORY + MOST_FAVOURITES)),
-            {name: _votes(each) for name, each in islice(votes, 20) if _is_text(name) and isinstance(each, Mapping)},
+            {name: found for name, each in islice(votes, 20) if _is_text(name) and (found := _votes(each))},
             {
                 name: value
                 for name, kind in SETTINGS.items()
@@ -99,6 +99,7 @@ def _entry(one: object) -> Entry | None:
         return None
     if len(texts) < len(LONGEST) or data["seed"] is None or data["steps"] is None:
         return None
+    del data["memory"]
     return {"data": data, **texts, "favourite": favourite}
 
 
@@ -106,5 +107,6 @@ def _is_text(value: object, most: int = MOST_NAME) -> bool:
     return isinstance(value, str) and len(value) <= most and not UNSAFE.search(value)
 
 
-def _votes(votes: Mapping[Any, Any]) -> dict[str, int]:
-    return {side: min(count, MOST_VOTES) for side in SIDES if type(count := votes.get(side, 0)) is int and count >= 0}
+def _votes(votes: object) -> dict[str, int]:
+    counts = {side: votes.get(side) for side in SIDES} if isinstance(votes, Mapping) else {}
+    return {side: min(count, MOST_VOTES) for side, count in counts.items() if type(count) is int and count > 0}

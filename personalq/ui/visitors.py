@@ -42,4 +42,5 @@ class Visitors:
         shutil.rmtree(self._place(visitor), ignore_errors=True)
 
     def _place(self, visitor: str) -> Path:
-        return self._root / hashlib.sha256(visitor.encode()).hexdigest()[:32]  # a session's name is the browser's own
+        name = visitor.encode("utf-8", "surrogatepass")  # a session's name is the browser's own
+        return self._root / hashlib.sha256(name).hexdigest()[:32]
