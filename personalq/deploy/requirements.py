@@ -45,7 +45,7 @@ def space_requirements(text: str, hardware: str) -> str:
         head.append("# ZeroGPU has builds of torch 2.8 to 2.11 and no other.")
         torch = ZERO_TORCH
     elif hardware in CPU:
-        head.append("# Wheels for the CPU, a tenth of the size: the index of PyPI has those for CUDA.")
+        head.append("# The CPU wheels of torch have an index of their own; those of PyPI bring CUDA along.")
         head.append(f"--extra-index-url {CPU_INDEX}")
         torch = CPU_TORCH
     rest = [line for line in kept if _name(line) != "torch"]
