@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from personalq.errors import SettingsError
-from personalq.settings import ROOT, SAMPLE_REPO, Settings
+from personalq.settings import SAMPLE_REPO, Settings
 
 
 def test_flags_then_environment_then_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +56,3 @@ def test_rerankers_are_opted_into_by_flag_or_environment(monkeypatch: pytest.Mon
 def test_unusable_values_are_settings_errors(flags: dict[str, str], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Settings.read(**flags)
-
-
-def test_the_spacefile_agrees_with_the_requirements() -> None:
-    front = yaml.safe_load((ROOT / "Spacefile").read_text())["huggingface"]["front_matter"]
-    assert f"gradio=={front['sdk_version']}" in (ROOT / "requirements.txt").read_text()
-    assert (ROOT / front["app_file"]).exists()
-    assert len(front["short_description"]) <= 60

@@ -65,7 +65,7 @@ def attach(
             select_loras(pipe, loras, attached.slots, merged)
         for checkpoint in inversions:
             load_inversion(pipe, checkpoint)
-    except ModelError:
+    except BaseException:
         detach(pipe, attached)
         raise
     return attached

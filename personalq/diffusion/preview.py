@@ -19,9 +19,9 @@ def decode(pipe: Pipeline, latents: Tensor) -> Image:
     """The picture of one latent [1, C, h, w], at full size."""
     vae = pipe.vae
     upcast = vae.dtype == torch.float16 and bool(vae.config.force_upcast)  # SDXL's autoencoder overflows in fp16
-    if upcast:
-        vae.to(torch.float32)
     try:
+        if upcast:
+            vae.to(torch.float32)
         pixels = vae.decode(unscaled(vae, latents).to(vae.dtype), return_dict=False)[0]
     finally:
         if upcast:

@@ -18,6 +18,7 @@ from PIL.Image import Image
 
 from personalq.backend.zero import estimate, leased, on_zero, prepare
 from personalq.catalog.bases import normal_base
+from personalq.catalog.hub_weights import fetched
 from personalq.catalog.index import load_catalog
 from personalq.catalog.scan import Catalog, Progress
 from personalq.checkin.bases import fits
@@ -138,8 +139,7 @@ class Desk:
         self, job: Job, precisions: Sequence[Precision], on_progress: Progress | None = None
     ) -> Generator[Frame, None, None]:
         """The frames of one job at each precision, from the same noise. Close it to stop."""
-        self._warm.result()  # before a GPU is borrowed: whoever borrows it cannot wait for what is made here
-        yield from self._compared(job, precisions, None if on_zero() else on_progress)
+        yield from self._compared(self._brought(job), precisions, None if on_zero() else on_progress)
 
     def _compare(
         self, job: Job, precisions: Sequence[Precision], on_progress: Progress | None
@@ -148,12 +148,16 @@ class Desk:
 
         yield from compare(self._engine.result(), job, precisions, on_progress)
 
+    def _brought(self, job: Job) -> Job:
+        """The job once everything it needs is here: what waits or downloads does so before a GPU is borrowed."""
+        self._warm.result()
+        return replace(job, checkpoints=tuple((fetched(one), weight) for one, weight in job.checkpoints))
+
     def grid(
         self, job: Job, weights: Sequence[float], precisions: Sequence[Precision], on_progress: Progress | None = None
     ) -> Generator[tuple[int, int, Frame], None, None]:
         """The frames of one job at each weight (row) and precision (column). Close it to stop."""
-        self._warm.result()
-        yield from self._cells(job, weights, precisions, None if on_zero() else on_progress)
+        yield from self._cells(self._brought(job), weights, precisions, None if on_zero() else on_progress)
 
     def _grid(
         self, job: Job, weights: Sequence[float], precisions: Sequence[Precision], on_progress: Progress | None
