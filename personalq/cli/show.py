@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def save(engine: Engine, job: Job, frame: Frame, path: Path) -> str:
     """Write the frame's picture as PNG that says how it was made; its path as text."""
-    from personalq.backend.metadata import made, save_png
+    from personalq.backend.provenance.metadata import made, save_png
 
     data = made(engine, job, frame.variant, 0, frame)
     if frame.image is not None:

@@ -146,8 +146,8 @@ def recall(
     as_json: AsJson = False,
 ) -> None:
     """Tell how a picture was made, and which of its checkpoints are here: by their hashes, not their names."""
-    from personalq.backend.metadata import read_png
-    from personalq.backend.recall import recalled
+    from personalq.backend.provenance.metadata import read_png
+    from personalq.backend.provenance.recall import recalled
     from personalq.quant.recipe import RECIPES
 
     data = read_png(picture)

@@ -196,7 +196,7 @@ class Desk:
         self, image: Image, path: Path, job: Job, precision: Precision, index: int, frame: Frame
     ) -> dict[str, Any]:
         """Write picture `index` of a job as a PNG that says how it was made; the data written."""
-        from personalq.backend.metadata import made, save_png
+        from personalq.backend.provenance.metadata import made, save_png
 
         data = made(self._engine.result(), job, precision, index, frame)
         save_png(image, path, data)
@@ -204,13 +204,13 @@ class Desk:
 
     def read(self, path: Path) -> dict[str, Any]:
         """How the picture in a PNG was made. Raises PictureError."""
-        from personalq.backend.metadata import read_png
+        from personalq.backend.provenance.metadata import read_png
 
         return read_png(path)
 
     def recalled(self, data: Mapping[str, Any], own: Own = ()) -> Recalled:
         """The job that such data describe, as far as it can be made here. Raises PictureError."""
-        from personalq.backend.recall import recalled
+        from personalq.backend.provenance.recall import recalled
         from personalq.backend.variants import VARIANTS
 
         return recalled(data, {**self.known, **{one.id: one for one in own}}, tuple(VARIANTS), self.base_name)

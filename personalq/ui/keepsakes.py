@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
 
-from personalq.backend.claims import validated
+from personalq.backend.provenance.claims import validated
 from personalq.catalog.untrusted import UNSAFE
 from personalq.errors import PictureError
 

@@ -11,9 +11,9 @@ import gradio as gr
 from PIL import Image
 from starlette.datastructures import Headers
 
-from personalq.backend.claims import validated
-from personalq.backend.metadata import read_png, save_png
-from personalq.backend.recall import recalled
+from personalq.backend.provenance.claims import validated
+from personalq.backend.provenance.metadata import read_png, save_png
+from personalq.backend.provenance.recall import recalled
 from personalq.catalog.scan import Catalog, Problem
 from personalq.errors import PersonalQError
 from personalq.records import (

@@ -42,6 +42,7 @@
     if (news.length) live.textContent = news.join('. ');
     // Gradio names a message by its source, with every escaped character spelt out; without a name its text is read.
     document.querySelectorAll('#chat [data-testid][aria-label]').forEach((one) => one.removeAttribute('aria-label'));
+    document.querySelectorAll('.download-link button').forEach((one) => { one.tabIndex = -1; });  // the link is enough
   };
   new MutationObserver(tell).observe(document.body, {childList: true, subtree: true, characterData: true});
 }

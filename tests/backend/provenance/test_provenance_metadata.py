@@ -15,8 +15,8 @@ from tiny_pipelines import lora, lora_state
 
 from personalq.backend.compare import generate
 from personalq.backend.engine import Engine
-from personalq.backend.metadata import bits, made, quantiser, read_png, save_png
-from personalq.backend.recall import recalled
+from personalq.backend.provenance.metadata import bits, made, quantiser, read_png, save_png
+from personalq.backend.provenance.recall import recalled
 from personalq.backend.variants import VARIANTS
 from personalq.catalog.weights import sha256_of
 from personalq.errors import PictureError

@@ -21,9 +21,9 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from personalq import __version__
-from personalq.backend.claims import BITS, FORMAT, validated
-from personalq.backend.infotext import parameters, parsed
-from personalq.backend.png import AGAIN, texts
+from personalq.backend.provenance.claims import BITS, FORMAT, validated
+from personalq.backend.provenance.infotext import parameters, parsed
+from personalq.backend.provenance.png import AGAIN, texts
 from personalq.catalog.bases import normal_base
 from personalq.catalog.untrusted import UNSAFE, parse_json
 from personalq.errors import BrokenFileError, ModelError, PictureError

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from picture_data import picture_data
 
-from personalq.backend.claims import validated
+from personalq.backend.provenance.claims import validated
 from personalq.errors import PictureError
 
 JUNK: list[Any] = [None, True, -1, 10**400, float("nan"), float("inf"), "x" * 100_000, "\ud800\x00", [], {}, [[[]]]]

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from personalq.backend.claims import validated
-from personalq.backend.infotext import AUTO_V2
+from personalq.backend.provenance.claims import validated
+from personalq.backend.provenance.infotext import AUTO_V2
 from personalq.catalog.bases import normal_base
 from personalq.catalog.weights import GENERIC_STEM
 from personalq.records import Checkpoint, Job, Precision, Recalled, Span

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from picture_data import SHA, picture_data
 
-from personalq.backend.recall import recalled
+from personalq.backend.provenance.recall import recalled
 from personalq.errors import PictureError
 from personalq.records import Checkpoint, Recalled, Span
 

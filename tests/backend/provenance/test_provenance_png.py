@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from personalq.backend.png import MAX_FILE, SIGNATURE, texts
+from personalq.backend.provenance.png import MAX_FILE, SIGNATURE, texts
 from personalq.errors import PictureError
 
 KEYS = ("parameters", "personalq")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from picture_data import SHA, picture_data
 
-from personalq.backend.claims import validated
-from personalq.backend.infotext import parameters, parsed
+from personalq.backend.provenance.claims import validated
+from personalq.backend.provenance.infotext import parameters, parsed
 from personalq.errors import PictureError
 
 WILD = """masterpiece, (best quality:1.2), 1girl, <lora:inkStyle_v2:0.7>, <lora:hands:1:0.5>, rain
