@@ -1,36 +1,12 @@
 """The small HTML panels."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
+from page_tags import EVIL, Tags
 
 from personalq.records import Checkpoint, MemoryReading
 from personalq.ui import panels
-
-EVIL = "<img src=x onerror=alert(1)>"
-
-
-class Tags(HTMLParser):
-    """Collects tags, attributes and text, and fails on badly nested ones."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.open = "", []
-        self.feed(source)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "img":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def thumbnail(path: str | None) -> str:
@@ -49,10 +25,10 @@ def test_cards_show_every_fact_and_count_their_place() -> None:
     }
     entries = [{"id": "gone", "reason": ""}, {"id": "a", "reason": "by name"}, {"id": "b", "reason": ""}]
     page = Tags(panels.gallery("Found", entries, known, thumbnail, picked=["a"]))
-    cards = [attributes for tag, attributes in page.tags if tag == "button"]
+    cards = page.all("button")
     assert [card["data-index"] for card in cards] == ["1", "2"]
     assert [card["aria-pressed"] for card in cards] == ["true", "false"]
-    assert [attributes["src"] for tag, attributes in page.tags if tag == "img"] == ["data:p.png"]
+    assert [one["src"] for one in page.all("img")] == ["data:p.png"]
     for fact in ("Pip", "zwx dog", "tiny-sd", "CC0", "by name", "chosen", "no trigger word", "licence unknown"):
         assert fact in page.text
 
@@ -60,15 +36,25 @@ def test_cards_show_every_fact_and_count_their_place() -> None:
 def test_weak_matches_say_so_and_an_empty_gallery_is_empty() -> None:
     known = {"a": Checkpoint("a", "Pip")}
     assert "weak match" in panels.gallery("Near", [{"id": "a", "reason": ""}], known, thumbnail, weak=True)
+    assert "weak match" not in panels.gallery("Near", [{"id": "a", "reason": ""}], known, thumbnail, ["a"], weak=True)
     assert panels.gallery("Near", [{"id": "gone", "reason": ""}], known, thumbnail) == ""
 
 
 @pytest.mark.parametrize("field", ["name", "license", "base"])
 def test_card_text_is_inert(field: str) -> None:
     known = {"a": Checkpoint("a", **{field: EVIL}, triggers=(EVIL,))}
-    page = Tags(panels.gallery(EVIL, [{"id": "a", "reason": EVIL}], known, thumbnail))
-    assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert page.text.count(EVIL) == 4
+    page = Tags(panels.gallery(EVIL, [{"id": "a", "reason": EVIL, "score": EVIL}], known, thumbnail, note=EVIL))
+    assert not page.all("img")
+    assert page.text.count(EVIL) == 6
+
+
+def test_a_card_tells_its_share_and_the_gallery_its_note() -> None:
+    known = {"a": Checkpoint("a", "Pip")}
+    page = Tags(
+        panels.gallery("Found", [{"id": "a", "reason": "", "score": "83 %"}], known, thumbnail, note="3 hidden")
+    )
+    assert "83 %" in page.text and page.text.endswith("3 hidden")
+    assert "pq-score" not in panels.gallery("Found", [{"id": "a", "reason": "", "score": ""}], known, thumbnail)
 
 
 def test_status_counts_what_was_skipped() -> None:
@@ -76,7 +62,7 @@ def test_status_counts_what_was_skipped() -> None:
     assert "2 files were skipped" in page.text and EVIL in page.text
     assert "1 file was skipped" in panels.status("ready", [EVIL], ["x"])
     assert "skipped" not in panels.status("loading", ["tiny-sd"])
-    assert not [tag for tag, _ in Tags(panels.status("ready", [EVIL])).tags if tag == "img"]
+    assert not Tags(panels.status("ready", [EVIL])).all("img")
 
 
 def test_progress_has_a_bar_only_with_steps() -> None:
@@ -104,6 +90,18 @@ def test_memory_on_a_gpu_shows_both_peaks() -> None:
     assert "Peak allocated" in page.text and "5.0 GiB" in page.text and "6.0 GiB" in page.text
     assert "no GPU" not in page.text and "Process memory" not in page.text
     assert "not measured" in panels.memory([gpu, reading(1)], ["a", "b"])
+
+
+def test_the_longest_bar_is_the_largest_value() -> None:
+    page = panels.memory([reading(40), reading(10)], ["a", "b"])
+    assert re.findall(r"width:(\d+)%", page)[:2] == ["100", "25"]
+    nothing = panels.memory([reading(0, kv_bytes=0, seconds=0.0)], ["a"])
+    assert "nan" not in nothing and Tags(nothing).text
+
+
+def test_memory_tells_the_labels_and_how_it_was_measured_inert() -> None:
+    page = Tags(panels.memory([reading(1), reading(1, peak_allocated=1)], [EVIL, EVIL]))
+    assert page.text.count(EVIL) == 2 and not page.all("img")
 
 
 def test_memory_is_empty_until_something_was_measured() -> None:
