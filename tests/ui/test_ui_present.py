@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from personalq.errors import RequestError
-from personalq.records import Candidate, Checkpoint, NoMatch, Option, Question, Request, Selection, Span
+from personalq.errors import GenerationError, LimitError, ModelError, RequestError
+from personalq.records import Candidate, Checkpoint, Job, NoMatch, Option, Question, Request, Selection, Span
 from personalq.ui import present
+from personalq.ui.controls import MOST_PROMPT, Controls
 
 PIP = Checkpoint("pip", "Pip", triggers=("zwx dog",), class_noun="dog", group_id="pip", weight=0.8)
 REX = Checkpoint("rex", "Rex", triggers=("rx",), class_noun="dog", group_id="rex")
@@ -76,7 +77,25 @@ def test_messages_are_escaped_and_options_are_plain_labels() -> None:
 def test_options_of_every_decision() -> None:
     assert present.options(ASKED) == {"o1": "Rex", "none": "None of these"}
     assert present.options(CHOSEN) == {}
-    assert list(present.options(NoMatch((), "nothing"))) == [present.PLAIN, present.REPHRASE]
+    assert list(present.options(NoMatch((), "nothing"))) == [present.PLAIN, present.REPHRASE, present.ADD]
+
+
+@pytest.mark.parametrize(
+    ("error", "ways"),
+    [
+        (
+            GenerationError("Out of memory at step 3. Choose a smaller size."),
+            [present.SMALLER, present.LOWER, present.AGAIN],
+        ),
+        (GenerationError("Step 3 gave numbers that are not finite."), [present.AGAIN]),
+        (LimitError("Try again in 5 seconds."), [present.AGAIN]),
+        (RequestError("Choose 1 to 50 steps."), []),
+        (ModelError("No such base, and little memory."), []),
+    ],
+)
+def test_ways_out_fit_what_went_wrong(error: Exception, ways: list[str]) -> None:
+    assert list(present.ways_out(error)) == ways
+    assert set(present.ways_out(error).items()) <= set(present.WAYS_OUT.items())
 
 
 def test_replies_carry_warnings_and_name_weak_matches() -> None:
@@ -88,11 +107,13 @@ def test_replies_carry_warnings_and_name_weak_matches() -> None:
 def test_cards_put_what_is_meant_first_and_keep_reasons() -> None:
     assert [card["id"] for card in present.cards(CHOSEN)] == ["rex", "ink", "pip"]
     assert [card["id"] for card in present.cards(ASKED)] == ["rex", "pip"]
-    assert present.cards(NoMatch((Candidate(PIP, reason="near"),), "no")) == [{"id": "pip", "reason": "near"}]
+    (card,) = present.cards(NoMatch((Candidate(PIP, reason="near", probability=0.834),), "no"))
+    assert card == {"id": "pip", "reason": "near", "score": "83 %"}
 
 
 def test_a_selection_without_candidates_still_shows_its_checkpoint() -> None:
-    assert present.cards(Selection((PIP,), "zwx dog", (), 1.0, "by hand")) == [{"id": "pip", "reason": "by hand"}]
+    (card,) = present.cards(Selection((PIP,), "zwx dog", (), 1.0, "by hand"))
+    assert card == {"id": "pip", "reason": "by hand", "score": ""}
 
 
 def test_cards_are_few_and_each_once() -> None:
@@ -170,17 +191,76 @@ def test_a_hostile_trigger_is_inert_in_the_warning() -> None:
     assert "<img" not in present.warning("gone", one)
 
 
-def test_a_job_takes_the_widgets_and_the_authors_weights() -> None:
-    job = present.job(picked(), {"rex": REX, "ink": INK}, f" {PROMPT} ", 7, 12, 4.0)
+def test_a_prompt_beyond_all_measure_is_not_searched() -> None:
+    text = "rx dog, " * MOST_PROMPT
+    assert present.spans(text, picked()) == () and present.marked(text, ()) == [(text, None)]
+
+
+def test_overlapping_pieces_lose_nothing_either() -> None:
+    overlapping = (Span(0, 8, "style", "ink"), Span(4, 12, "trigger", "rex"), Span(10, 12, "trigger", "rex"))
+    pieces = present.marked(PROMPT, overlapping)
+    assert "".join(text for text, _ in pieces) == PROMPT
+
+
+# --- jobs --------------------------------------------------------------------------------------
+
+KNOWN = {"rex": REX, "ink": INK, "pip": PIP}
+
+
+def typed(prompt: str = PROMPT, **given: object) -> Controls:
+    return Controls(prompt_box=prompt, **given)  # type: ignore[arg-type]
+
+
+def test_a_job_takes_the_widgets_and_a_weight_for_each_of_two() -> None:
+    job = present.job(picked(), KNOWN, typed(f" {PROMPT} ", steps=12, guidance=4.0, weight_a=0.5, weight_b=1.5), 7)
     assert (job.prompt, job.seed, job.steps, job.guidance) == (PROMPT, 7, 12, 4.0)
     assert job.spans == CHOSEN.spans
-    assert job.checkpoints == ((INK, 1.0), (REX, 1.0))
-    alone = present.job(present.chosen(Selection((PIP,), "zwx dog", (), 1.0, "")), {"pip": PIP}, "zwx dog", 0, 1, 1)
-    assert alone.checkpoints == ((PIP, 0.8),)
+    assert job.checkpoints == ((INK, 0.5), (REX, 1.5))
+
+
+def test_a_third_concept_has_the_weight_of_its_author() -> None:
+    three = present.chosen(Selection((INK, REX, PIP), PROMPT, (), 1.0, ""))
+    job = present.job(three, KNOWN, typed(weight_a=0.5, weight_b=1.5), 7)
+    assert job.checkpoints == ((INK, 0.5), (REX, 1.5), (PIP, 0.8))
 
 
 def test_a_job_without_concept_and_one_without_prompt() -> None:
     alone = present.chosen(present.without_concept(Request(" a zebra ")))
-    assert present.job(alone, {}, "a zebra", 1, 2, 3).checkpoints == ()
+    assert present.job(alone, {}, typed("a zebra"), 1).checkpoints == ()
     with pytest.raises(RequestError, match="Reset"):
-        present.job(alone, {}, "  ", 1, 2, 3)
+        present.job(alone, {}, typed("  "), 1)
+
+
+def test_a_concept_is_never_silently_left_out() -> None:
+    with pytest.raises(RequestError, match="ask again"):
+        present.job(None, KNOWN, typed(), 1)
+    with pytest.raises(RequestError, match="rex is not here any more"):
+        present.job(picked(), {"ink": INK}, typed(), 1)
+
+
+def test_a_job_is_chosen_again_as_it_was() -> None:
+    job = Job(PROMPT, spans=CHOSEN.spans, checkpoints=((INK, 1.0), (REX, 0.5)))
+    assert present.picked(job) == picked()
+    assert present.spans(PROMPT, json.loads(json.dumps(present.picked(job)))) == CHOSEN.spans
+
+
+# --- a visitor's own checkpoints ---------------------------------------------------------------
+
+
+def test_own_checkpoints_come_back_equal_and_hashable() -> None:
+    sess = present.with_own({"visitor": "v"}, [PIP, REX])
+    assert present.own(sess) == (PIP, REX) and hash(present.own(sess)) == hash((PIP, REX))
+    assert sess["visitor"] == "v" and present.own({}) == ()
+
+
+def test_the_catalogue_comes_before_what_a_visitor_added() -> None:
+    sess = present.with_own({}, [Checkpoint("pip", "Impostor"), INK])
+    known = present.known({"pip": PIP}, sess)
+    assert known == {"pip": PIP, "ink": INK}
+
+
+def test_checkpoints_of_other_bases_are_counted() -> None:
+    assert present.hidden({}) == ""
+    assert present.hidden({"A": 1, "B": 3}) == "4 hidden, made for another base: B (3), A (1)"
+    many = present.hidden({f"base{i}": i for i in range(1, 9)})
+    assert many.startswith("36 hidden") and many.count("base") == 5
