@@ -11,7 +11,7 @@ from personalq.ui.controls import Controls, new_seed
 from personalq.ui.events.comparison import Comparison, Pictures
 from personalq.ui.events.conversation import Conversation, Turn, filled
 from personalq.ui.events.grid import Grid, Grids
-from personalq.ui.events.shelves import Restored, Shelves
+from personalq.ui.events.shelves import Emptied, Restored, Shelves
 
 Parts = Mapping[str, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -72,6 +72,7 @@ def drawing(parts: Parts, page: Comparison) -> None:
     outputs = of(parts, *Pictures._fields)
     begins = [parts["go"].click, parts["again"].change]
     gr.on(begins, None, None, of(parts, "outputs", "progress", "stop"), js=WAIT, **QUIET)
+    parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")  # a listener waits for those before it
     run = gr.on(
         begins,
         page.on_compare,
@@ -82,7 +83,6 @@ def drawing(parts: Parts, page: Comparison) -> None:
     )
     parts["stop"].click(None, cancels=[run], queue=False, **QUIET)  # first: listeners are sent one after the other
     parts["stop"].click(page.on_stop, None, of(parts, "progress", "go", "stop"), concurrency_id="cpu", **QUIET)
-    parts["go"].click(None, js=SHOW_PICTURES, api_visibility="private")
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
     parts["view"].change(None, parts["view"], js=SHOW_VIEW, api_visibility="private")
     parts["made"].change(page.on_made, of(parts, "made", "sess", "kept"), of(parts, "sess", "kept"), **TALK)
@@ -114,12 +114,13 @@ def shelves(parts: Parts, page: Shelves) -> None:
     context, restored = of(parts, "chat", "sess"), of(parts, *Restored._fields)
     parts["history"].select(page.on_history, [*context, parts["kept"]], restored, **TALK)
     parts["dropped"].upload(page.on_drop, [*context, parts["dropped"]], restored, **TALK)
+    parts["dropped"].upload(lambda: None, None, parts["dropped"], queue=False, **QUIET)  # there is room for the next
     form = ("own_file", "own_repo", "own_trigger", "own_noun", "own_base", "own_license", "own_consent")
     listed = of(parts, "own_list", "shelf", "sess")
     parts["own_add"].click(
         page.on_add, of(parts, "sess", *form), [parts["own_said"], *listed], trigger_mode="once", **TALK
     )
-    parts["own_list"].select(page.on_own, parts["sess"], listed, **TALK)
+    parts["own_list"].select(page.on_own, parts["sess"], [*listed, parts["studio"]], **TALK)
     parts["own_list"].select(page.on_use, context, of(parts, *Turn._fields), **TALK)
     settings = of(parts, "protect", "blind", "previews", "theme", "precision")
     for widget in settings:
@@ -128,3 +129,4 @@ def shelves(parts: Parts, page: Shelves) -> None:
     parts["kept"].change(page.on_kept, parts["kept"], of(parts, "history", "tally"), **TALK)
     cleared = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
     parts["clear"].click(page.on_clear, parts["sess"], cleared, **TALK)
+    parts["clear"].click(page.on_emptied, None, of(parts, *Emptied._fields), **TALK)

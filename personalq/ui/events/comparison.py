@@ -322,7 +322,7 @@ def _loading(progress: gr.Progress) -> Any:
     """Shows what is read and packed, as Gradio's own bar."""
 
     def tell(done: int, total: int, what: str) -> None:
-        progress((done, total), desc=what)
+        progress((done, total), desc=what, unit="parts")
 
     return tell
 

@@ -65,6 +65,27 @@ class Restored(NamedTuple):
     history: Any = KEEP
 
 
+class Emptied(NamedTuple):
+    """The page as it is when it is first opened; the names are the widgets' names."""
+
+    box: Any = ""
+    chat: Any = None
+    intro: Any = gr.update(visible=True)
+    cands: Any = gr.update(visible=False)
+    studio: Any = gr.update(visible=False)
+    outputs: Any = gr.update(visible=False)
+    picture_a: Any = None
+    picture_b: Any = None
+    heat: Any = None
+    strip: Any = gr.update(value="", visible=False)
+    memory: Any = ""
+    protect: Any = next(iter(ROWS))
+    blind: Any = False
+    previews: Any = True
+    theme: Any = THEMES[0]
+    precision: Any = next(iter(PRECISIONS))
+
+
 class Shelves:
     """The other screens, over one desk."""
 
@@ -180,19 +201,19 @@ class Shelves:
         return pictures.own(present.own(sess)), gr.update(value=self.conversation.shelf(sess)), sess
 
     def on_own(self, sess: Session, evt: gr.SelectData) -> tuple[Any, ...]:
-        """Remove on an own concept: the list, the shelf and the session."""
+        """Remove on an own concept: list, shelf and session; a prompt that was written for it is put away."""
         own = present.own(sess)
         if evt.value != "drop" or not 0 <= evt.index < len(own):
-            return KEEP, KEEP, KEEP
+            return KEEP, KEEP, KEEP, KEEP
         gone = own[evt.index]
         self.desk.forget((gone,))
         for file in (*gone.files, gone.preview):
             if file and not file.startswith("hub:"):
                 Path(file).unlink(missing_ok=True)
         left = present.with_own(sess, (one for one in own if one.id != gone.id))
-        if (left.get("chosen") or {}).get("ids", []).count(gone.id):
-            left = {**left, "chosen": None}
-        return self._own(left)
+        if gone.id not in (left.get("chosen") or {}).get("ids", []):
+            return *self._own(left), KEEP
+        return *self._own({**left, "chosen": None}), gr.update(visible=False)
 
     def on_use(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """Use on an own concept: a request for just that one, on the first screen."""
@@ -247,9 +268,13 @@ class Shelves:
             pictures.history(()),
             pictures.tally({}, PRECISIONS),
             "",
-            self.conversation.shelf(),
+            gr.update(value=self.conversation.shelf(), visible=True),
             "Everything this page kept about you is gone: history, favourites, votes, settings, concepts, pictures.",
         )
+
+    def on_emptied(self) -> Emptied:
+        """After Clear my data: what is on the page and in the settings goes too."""
+        return Emptied()
 
     def leave(self, sess: Session) -> None:
         """A visitor has left: files and checkpoints of their own go."""

@@ -23,7 +23,7 @@
     }
   });
   document.addEventListener('click', (event) => {
-    if (event.target.closest('#pictures') && !event.target.closest('button, a')) flip();
+    if (event.target.closest('#pictures') && !event.target.closest('.icon-button-wrapper')) flip();
   });
   // One element that stays says what happens, each thing once: not every step, nor every file that is read.
   const live = document.createElement('div');
@@ -40,6 +40,7 @@
     const news = now.filter((text, i) => text && text !== before[i]);
     before = now;
     if (news.length) live.textContent = news.join('. ');
+    document.querySelector('#chat [role=log]')?.setAttribute('tabindex', '0');  // so that keys can scroll it
     // Gradio names a message by its source, with every escaped character spelt out; without a name its text is read.
     document.querySelectorAll('#chat [data-testid][aria-label]').forEach((one) => one.removeAttribute('aria-label'));
     document.querySelectorAll('.download-link button').forEach((one) => { one.tabIndex = -1; });  // the link is enough
