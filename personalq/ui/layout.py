@@ -61,7 +61,7 @@ def page(desk: Desk) -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.HTML(HEADER, elem_id="brand")
             parts["status"] = gr.HTML(elem_id="status")
-        with gr.Tabs(selected="draw", elem_id="tabs") as parts["tabs"]:
+        with gr.Tabs(selected="draw", overflow_behavior="wrap", elem_id="tabs") as parts["tabs"]:
             with gr.Tab("Draw", id="draw"):
                 draw.draw(parts, starters(desk.catalog.checkpoints), conversation.shelf(), PRECISIONS)
             with gr.Tab("History", id="history", render_children=True):

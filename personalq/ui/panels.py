@@ -52,7 +52,7 @@ def _card(index: int, one: Checkpoint, entry: Mapping[str, str], thumbnail: Thum
     flag = (
         '<span class="pq-flag">chosen</span>' if picked else '<span class="pq-flag">weak match</span>' if weak else ""
     )
-    score = f'<span class="pq-score">{escape(entry["score"])}</span>' if entry.get("score") else ""
+    score = f'<span class="pq-score">{escape(entry["score"])}</span>' if entry.get("score") and not weak else ""
     why = f'<span class="pq-why">{escape(entry["reason"])}</span>' if entry.get("reason") else ""
     return (
         f'<button type="button" class="pq-card" data-index="{index}" aria-pressed="{str(picked).lower()}">'

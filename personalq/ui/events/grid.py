@@ -21,7 +21,7 @@ from personalq.ui.limits import visitor_of
 from personalq.ui.present import Message, Session
 
 MOST_ROWS = 6
-SIDE = 192
+SIDE = 256
 """Pixels of a picture in the table; the file to download has them whole."""
 
 

@@ -71,8 +71,6 @@ def theme() -> gr.themes.Base:
         input_border_color_dark="#717976",
         checkbox_border_color="#8d8778",
         checkbox_border_color_dark="#717976",
-        error_text_color="#b3261e",
-        error_text_color_dark="#fca5a5",
         input_background_fill="#fffefb",
         input_background_fill_dark="#191c1b",
         input_placeholder_color="#6b7170",
