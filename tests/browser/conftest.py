@@ -26,7 +26,6 @@ PATIENCE = int(os.environ.get("BROWSER_PATIENCE_MS", "180000"))
 """Only how long a broken page may keep a slow machine waiting."""
 
 
-
 class Apps:
     """Running apps by their addresses."""
 

@@ -46,9 +46,10 @@ def number(page: Any, slider: str) -> float:
 
 
 def select(page: Any, dropdown: str, label: str) -> None:
-    page.locator(f"#{dropdown} input").click()
+    field = page.locator(f"#{dropdown} input")
+    field.click()
     page.get_by_role("option", name=label, exact=True).click()
-    expect(page.locator(f"#{dropdown} input")).to_have_value(label)
+    expect(field).to_have_value(label)
 
 
 def see_toast(page: Any, *words: str) -> None:
