@@ -59,6 +59,8 @@ class Checkpoint:
     weight: float = 1.0
     """The strength the author recommends."""
     weight_sha256: str | None = None
+    tensors_sha256: str | None = None
+    """Of what follows the header of a safetensors file: by this A1111 names LoRAs, whatever their metadata."""
     source_format: str = ""
     loadable: bool = True
     """False for formats that are listed but never loaded, such as pickles."""

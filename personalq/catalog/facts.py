@@ -75,17 +75,20 @@ TUPLES = frozenset(field.name for field in fields(Facts) if str(field.type).star
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything read from one file: facts, what was wrong with it, and the digest when it holds weights."""
+    """Everything read from one file: facts, what was wrong with it, and its digests when it holds weights."""
 
     facts: tuple[Facts, ...] = ()
     problems: tuple[str, ...] = ()
     sha256: str | None = None
+    tensors_sha256: str | None = None
+    """Of what follows the header of a safetensors file."""
 
 
 def from_saved(value: Any) -> Reading | None:
     """The reading that `asdict` and JSON made `value` of; None when it is not of that form."""
     try:
-        return Reading(tuple(map(_facts, value["facts"])), tuple(value["problems"]), value["sha256"])
+        facts, problems = tuple(map(_facts, value["facts"])), tuple(value["problems"])
+        return Reading(facts, problems, value["sha256"], value["tensors_sha256"])
     except (KeyError, TypeError, AttributeError):
         return None
 

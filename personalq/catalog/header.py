@@ -23,6 +23,8 @@ class Header:
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, object]
+    length: int = 0
+    """Bytes before the first tensor."""
 
 
 def read_header(path: Path) -> Header:
@@ -62,7 +64,7 @@ def parse_header(data: bytes, size: int) -> Header:
     metadata = document.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise BrokenFileError("Its metadata is no object; save it again with safetensors.")
-    return Header(_shapes(document, size - 8 - len(data)), metadata)
+    return Header(_shapes(document, size - 8 - len(data)), metadata, 8 + len(data))
 
 
 def _shapes(document: dict[str, object], available: int) -> dict[str, tuple[int, ...]]:

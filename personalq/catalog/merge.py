@@ -36,6 +36,7 @@ def merge(
     files: tuple[str, ...] = (),
     preview: str | None = None,
     sha256: str | None = None,
+    tensors_sha256: str | None = None,
 ) -> Checkpoint:
     """The record of one checkpoint, still without its id.
 
@@ -85,6 +86,7 @@ def merge(
         preview=preview,
         weight=next((item.weight for item in _by_trust(facts) if item.weight), 1.0),
         weight_sha256=sha256,
+        tensors_sha256=tensors_sha256,
         source_format="+".join(dict.fromkeys(item.source for item in told if item.source != "weights")) or "weights",
         loadable=all(item.loadable for item in facts),
     )

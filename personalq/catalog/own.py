@@ -119,7 +119,8 @@ def _checkpoint(kept: Path, stem: str, typed: Facts) -> Checkpoint:
     architecture = own.architecture or _embedding_architecture(own, header)
     words = tuple(word for word in own.triggers if not GENERIC_STEM.fullmatch(word))
     own = replace(own, architecture=architecture, bases=tuple(filter(None, (architecture,))), triggers=words)
-    record = merge((typed, own, *facts[1:]), stem or "model", (), (str(kept.absolute()),), None, sha256_of(kept))
+    digests = sha256_of(kept), sha256_of(kept, header.length)
+    record = merge((typed, own, *facts[1:]), stem or "model", (), (str(kept.absolute()),), None, *digests)
     _check_complete(record, typed)
     _check_consistent(record, architecture, header)
     if record.kind == "ti" and typed.triggers:  # Its vectors are loaded under this word and no other.

@@ -92,7 +92,8 @@ def assemble(tree: Tree, read: Callable[[Path], Reading], on_progress: Progress 
     for unit, facts, others in gathered(known, beside, readings):
         picture = unit.picture if unit.picture and not readings[unit.picture].problems else None
         files = tuple(str(path) for path in (unit.weights, *unit.companions, *others))
-        draft = merge(facts, unit.name, local, files, str(picture) if picture else None, readings[unit.weights].sha256)
+        read_from, shown = readings[unit.weights], str(picture) if picture else None
+        draft = merge(facts, unit.name, local, files, shown, read_from.sha256, read_from.tensors_sha256)
         drafts.append((unit.name, unit.weights.relative_to(tree.root), draft))
         if _misses_embedding(draft, unit):
             troubles.append(

@@ -35,11 +35,14 @@ def read(path: Path) -> Reading:
 
     Raises BrokenFileError for a malformed, truncated or hostile file.
     """
-    if path.suffix.lower() == ".safetensors":
-        facts, problems = described(path, read_header(path))
-    else:
-        facts, problems = unopened(path) or pickled.read(path), ()
-    return Reading(facts, problems, sha256_of(path) if facts else None)
+    if path.suffix.lower() != ".safetensors":
+        facts = unopened(path) or pickled.read(path)
+        return Reading(facts, (), sha256_of(path) if facts else None)
+    header = read_header(path)
+    facts, problems = described(path, header)
+    if not facts:
+        return Reading(facts, problems)
+    return Reading(facts, problems, sha256_of(path), sha256_of(path, header.length))
 
 
 def unopened(path: Path) -> tuple[Facts, ...]:
@@ -51,11 +54,12 @@ def unopened(path: Path) -> tuple[Facts, ...]:
     return ()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of the whole file in lower-case hex. Raises BrokenFileError when it cannot be read."""
+def sha256_of(path: Path, start: int = 0) -> str:
+    """SHA-256 of the file from byte `start` on, in lower-case hex. Raises BrokenFileError when it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
+            file.seek(start)
             while block := file.read(2**20):
                 digest.update(block)
     except OSError as error:

@@ -1,9 +1,11 @@
+import hashlib
 import json
 
 import pytest
 from catalog_files import LORA, raw, weights
 
 from personalq.catalog.header import read_header
+from personalq.catalog.weights import read
 from personalq.errors import BrokenFileError
 
 
@@ -63,3 +65,11 @@ def test_every_truncation_of_a_good_file_is_noticed(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(BrokenFileError):
             read_header(path)
+
+
+def test_the_digest_of_the_tensors_outlives_an_edited_header(tmp_path):
+    paths = [weights(tmp_path / f"{name}.safetensors", LORA, {"modelspec.title": name * 9}) for name in ("one", "two")]
+    one, two = map(read, paths)
+    assert one.sha256 != two.sha256
+    assert one.tensors_sha256 == two.tensors_sha256
+    assert one.tensors_sha256 == hashlib.sha256(paths[0].read_bytes()[read_header(paths[0]).length :]).hexdigest()

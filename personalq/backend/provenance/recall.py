@@ -20,7 +20,7 @@ from personalq.records import Checkpoint, Job, Precision, Recalled, Span
 STEPS, GUIDANCE = 200, 30.0
 """The most of a job."""
 AUTO_V3 = 12
-"""Digits of the web UI's own hash of a LoRA, which leaves out the file's header and so is no part of its SHA-256."""
+"""Digits of the web UI's own hash of a LoRA, the SHA-256 of what follows the file's header."""
 PLAIN = Job("")
 """A job's defaults."""
 
@@ -94,7 +94,8 @@ def _concepts(claims: Mapping[str, Any], checkpoints: Mapping[str, Checkpoint]) 
 
 
 def _same(checkpoint: Checkpoint, digest: str) -> bool:
-    return len(digest) >= AUTO_V2 and (checkpoint.weight_sha256 or "").startswith(digest)
+    hashes = (checkpoint.weight_sha256, checkpoint.tensors_sha256 if len(digest) == AUTO_V3 else None)
+    return len(digest) >= AUTO_V2 and any(hash_ and hash_.startswith(digest) for hash_ in hashes)
 
 
 def _found(concept: Mapping[str, Any], here: Iterable[Checkpoint]) -> tuple[Checkpoint | None, str]:
@@ -122,10 +123,10 @@ def _found(concept: Mapping[str, Any], here: Iterable[Checkpoint]) -> tuple[Chec
 
 
 def _differs(checkpoint: Checkpoint, digest: str) -> str:
-    if checkpoint.weight_sha256 is None:
+    if len(digest) < AUTO_V2:
+        return f"{digest} is a hash that too many files share: it is not used"
+    if checkpoint.weight_sha256 is None or (len(digest) == AUTO_V3 and checkpoint.tensors_sha256 is None):
         return "the hash of its file is not known here: it is not used"
-    if len(digest) in (8, AUTO_V3):
-        return f"{digest} is a hash that cannot be compared with a file's SHA-256: it is not used"
     return "its file is another one: it is not used"
 
 

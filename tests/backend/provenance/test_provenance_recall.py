@@ -41,6 +41,11 @@ def test_a_hash_finds_a_file_of_another_name_and_spans_follow(digest: str) -> No
     assert found.job.spans[0].id == "my-dog" and found.missing == ()
 
 
+def test_the_web_uis_own_hash_of_a_lora_finds_it_too() -> None:
+    found = recall(replace(HERE, id="x", weight_sha256=OTHER, tensors_sha256=SHA), concepts=concept(sha256=SHA[:12]))
+    assert [c.id for c, _ in found.job.checkpoints] == ["x"]
+
+
 def test_of_two_copies_that_of_the_name_is_taken() -> None:
     found = recall(replace(HERE, id="a-copy", files=()), HERE)
     assert [c.id for c, _ in found.job.checkpoints] == ["biscuit"]
@@ -51,8 +56,9 @@ def test_of_two_copies_that_of_the_name_is_taken() -> None:
     [
         (replace(HERE, weight_sha256=OTHER), SHA, "another one"),
         (replace(HERE, weight_sha256=None), SHA, "not known"),
-        (HERE, "a1b2c3d4e5f6", "cannot be compared"),
-        (HERE, SHA[:8], "cannot be compared"),
+        (HERE, "a1b2c3d4e5f6", "not known"),
+        (replace(HERE, tensors_sha256=OTHER), "a1b2c3d4e5f6", "another one"),
+        (HERE, SHA[:8], "too many files share"),
     ],
 )
 def test_a_name_does_not_stand_against_a_hash(here: Checkpoint, digest: str, why: str) -> None:
