@@ -27,11 +27,14 @@ def main(
     base: Annotated[str | None, typer.Option(help="Base model: a diffusers folder or a Hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder that keeps every finished picture of all visitors.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Open PersonalQ in the browser."""
     try:
-        settings = Settings.read(repo=repo, base=base, device=device, host=host, port=port)
+        settings = Settings.read(repo=repo, base=base, device=device, pictures=pictures, host=host, port=port)
         with Bar(desc="Reading the repository", leave=False) as bar:
             page = build(settings, bar.tell)
     except PersonalQError as error:

@@ -27,6 +27,8 @@ class Settings:
     """"auto", "cpu" or "cuda"."""
     cache: Path = Path.home() / ".cache" / "personalq"
     """Where indexes are kept."""
+    pictures: Path | None = None
+    """Where every finished picture is kept as well; None keeps none beyond its visitor's session."""
     host: str = "127.0.0.1"
     port: int = 7860
     reranker: str = "embedded"
@@ -64,7 +66,7 @@ class Settings:
             own, usual = os.environ.get(f"PERSONALQ_{name.upper()}"), os.environ.get(USUAL.get(name, ""))
             values[name] = given if given is not None else own or usual or None
         chosen = {name: value for name, value in values.items() if value is not None}
-        for name in ("repo", "cache"):
+        for name in ("repo", "cache", "pictures"):
             if name in chosen:
                 chosen[name] = Path(str(chosen[name])).expanduser()
         if "port" in chosen:

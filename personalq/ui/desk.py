@@ -195,11 +195,17 @@ class Desk:
     def save(
         self, image: Image, path: Path, job: Job, precision: Precision, index: int, frame: Frame
     ) -> dict[str, Any]:
-        """Write picture `index` of a job as a PNG that says how it was made; the data written."""
+        """Write picture `index` of a job as a PNG that says how it was made; the data written.
+
+        Another copy goes to the folder for all pictures, if there is one. Raises PictureError when that fails.
+        """
+        from personalq.backend.provenance.keeping import keep
         from personalq.backend.provenance.metadata import made, save_png
 
         data = made(self._engine.result(), job, precision, index, frame)
         save_png(image, path, data)
+        if self.settings.pictures:
+            keep(path, self.settings.pictures)
         return data
 
     def read(self, path: Path) -> dict[str, Any]:
