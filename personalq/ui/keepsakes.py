@@ -11,12 +11,14 @@ from typing import Any
 from personalq.backend.provenance.claims import validated
 from personalq.catalog.untrusted import UNSAFE
 from personalq.errors import PictureError
+from personalq.ui.controls import MOST_NEGATIVE, MOST_PROMPT
 
 MOST_HISTORY, MOST_FAVOURITES = 60, 30
 LONGEST = {"thumb": 20_000, "precision": 40, "when": 40}
 """Characters of an entry's own texts."""
 SETTINGS: dict[str, type] = {"protect": str, "blind": bool, "previews": bool, "theme": str, "precision": str}
 MOST_NAME = 40
+MOST_CONCEPTS = 20
 MOST_VOTES = 999
 """For one side of one precision; further votes are not counted."""
 SIDES = ("reference", "quantised", "same")
@@ -94,13 +96,23 @@ def _entry(one: object) -> Entry | None:
         return None
     texts = {name: one[name] for name, most in LONGEST.items() if _is_text(one.get(name), most)}
     try:
-        data = validated(one.get("data"))
+        data = validated(one.get("data")) if _is_small(one.get("data")) else {}
     except PictureError:
         return None
-    if len(texts) < len(LONGEST) or data["seed"] is None or data["steps"] is None:
+    if not data or len(texts) < len(LONGEST) or data["seed"] is None or data["steps"] is None:
         return None
     del data["memory"]
     return {"data": data, **texts, "favourite": favourite}
+
+
+def _is_small(data: object) -> bool:
+    """Whether it is no larger than what is made here: checking 90 entries must not take long."""
+    texts = {"prompt": MOST_PROMPT, "negative": MOST_NEGATIVE}
+    return isinstance(data, Mapping) and all(
+        len(value) <= most
+        for name, most in {**texts, "concepts": MOST_CONCEPTS, "spans": MOST_PROMPT}.items()
+        if isinstance(value := data.get(name), str | list)
+    )
 
 
 def _is_text(value: object, most: int = MOST_NAME) -> bool:

@@ -60,7 +60,7 @@ class Bar:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def __call__(self, at: tuple[int, int], desc: str) -> None:
+    def __call__(self, at: tuple[int, int], desc: str, unit: str = "") -> None:
         self.told.append((at, desc))
 
 

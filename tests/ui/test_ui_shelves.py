@@ -180,7 +180,7 @@ def test_an_entry_that_is_gone_says_so(page: Shelves, action: str, index: int) -
 
 
 HOSTILE: dict[str, Any] = {
-    "prompt": "<img src=x onerror=alert(1)> " + "x" * 30_000,
+    "prompt": "<img src=x onerror=alert(1)> " + "x" * 1900,
     "negative": "![x](http://example.com)",
     "seed": "9999999999",
     "steps": 9_999,
@@ -188,7 +188,7 @@ HOSTILE: dict[str, Any] = {
     "width": 60_000,
     "height": 7,
     "spans": [{"start": 5, "end": 2}, {"start": -1, "end": 10**9, "role": "trigger", "id": "pip"}, None],
-    "concepts": [{"id": "pip", "name": "<b>" * 9999, "weight": "inf"}, {"id": ["x"]}, 7, None] * 50,
+    "concepts": [{"id": "pip", "name": "<b>" * 9999, "weight": "inf"}, {"id": ["x"]}, 7, None] * 5,
     "protect": {"chosen": ["trigger", {}, "__import__"]},
     "precision": "<script>",
     "base": {"name": "<script>alert(1)</script>"},
@@ -201,7 +201,7 @@ def test_hostile_entries_are_taken_up_harmless(page: Shelves, name: str) -> None
     changed = HOSTILE if name == "all" else {name: HOSTILE[name]}
     back = used(page, {**entry(), "data": {**entry()["data"], **changed}})
     assert all("<" not in message["content"] and "![" not in message["content"] for message in back.chat)
-    assert len(json.dumps(back.sess)) < 50_000 and len(back.prompt_box) <= 20_000
+    assert len(json.dumps(back.sess)) < 50_000 and len(back.prompt_box) <= 2000
     assert "".join(text for text, _ in back.prompt) == back.prompt_box
     assert 1 <= back.steps <= 50 and 0 <= back.guidance["value"] <= 30
     assert all(-4 <= update.get("value", 0) <= 4 for update in (back.weight_a, back.weight_b))
