@@ -106,7 +106,7 @@ def grids(parts: Parts, page: Grids) -> None:
         **DRAW,
     )
     parts["grid_stop"].click(None, cancels=[run], queue=False, **QUIET)
-    parts["grid_stop"].click(page.on_stop, None, of(parts, *Grid._fields), **QUIET)
+    parts["grid_stop"].click(page.on_stop, None, of(parts, *Grid._fields), concurrency_id="cpu", **QUIET)
 
 
 def shelves(parts: Parts, page: Shelves) -> None:

@@ -130,7 +130,7 @@ def test_stopping_closes_the_denoiser_and_keeps_the_table(visitors: Visitors) ->
     assert any("1 of 4 pictures" in str(one.grid_out) for one in run)
     assert not desk.closed
     run.close()
-    stopped = page.on_stop()
+    stopped = settle(page.on_stop(browser()))
     assert desk.closed and stopped.grid_out is KEEP
     assert stopped.grid_go["interactive"] and not stopped.grid_stop["visible"]
     assert made(page)

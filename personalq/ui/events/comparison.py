@@ -7,7 +7,6 @@ of its own: pictures take long, and whatever else of the session changes meanwhi
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -27,10 +26,9 @@ from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.keepsakes import Kept, remembered
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
+from personalq.ui.runs import Runs
 from personalq.ui.visitors import Visitors
 
-LONGEST_STEP = 120
-"""Seconds a stopped run may take to end before the buttons are freed anyway."""
 PRECISIONS: dict[Precision, str] = {
     "taq-w8a8": "TAQ 8-bit",
     "taq-w4a8": "TAQ 4-bit",
@@ -112,8 +110,7 @@ class Comparison:
 
     def __init__(self, desk: Desk, limits: Limits, visitors: Visitors) -> None:
         self.desk, self.limits, self.visitors = desk, limits, visitors
-        self._runs: dict[str, threading.Event] = {}
-        """The run each browser has under way, by its session; set when it has really ended."""
+        self.runs = Runs()
 
     def on_compare(
         self,
@@ -125,11 +122,11 @@ class Comparison:
     ) -> Iterator[Pictures]:
         """Both pictures, a step at a time. An open seed is drawn and written back, so the pictures can be repeated."""
         visitor = visitor_of(browser)
-        ended = self._runs[visitor] = threading.Event()
         try:
-            yield Pictures(progress=panels.progress("Getting ready"))  # Gradio cannot stop what has not yielded yet
-            with self.limits.slot(visitor):
-                yield from self._compare(visitor, sess, progress, Controls(*controls))
+            with self.runs.begun(visitor):
+                yield Pictures(progress=panels.progress("Getting ready"))  # Gradio cannot stop what has not yielded yet
+                with self.limits.slot(visitor):
+                    yield from self._compare(visitor, sess, progress, Controls(*controls))
         except PersonalQError as error:
             said = [*chat, present.replied(str(error), present.ways_out(error))]
             failed = panels.progress("Failed: see the conversation")
@@ -138,10 +135,6 @@ class Comparison:
         except Exception:
             yield Pictures(progress=panels.progress("Failed: try again"), **_at_rest())
             raise
-        finally:
-            ended.set()
-            if self._runs.get(visitor) is ended:
-                del self._runs[visitor]
 
     def _compare(self, visitor: str, sess: Session, progress: gr.Progress, controls: Controls) -> Iterator[Pictures]:
         seed = controls.chosen_seed()
@@ -280,10 +273,8 @@ class Comparison:
     def on_stop(self, browser: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """After a stop: what stays on the page, and the buttons once the denoiser has let go."""
         text = "Stopped. A finished picture stays; an unfinished one shows its last step."
-        run = self._runs.get(visitor_of(browser))
         yield panels.progress("Stopping after this step"), KEEP, gr.update(interactive=False)
-        if run:
-            run.wait(LONGEST_STEP)
+        self.runs.wait(visitor_of(browser))
         yield panels.progress(text), gr.update(interactive=True), gr.update(visible=False, interactive=True)
 
 

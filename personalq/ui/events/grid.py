@@ -19,6 +19,7 @@ from personalq.ui.events.comparison import PRECISIONS, REFERENCE, Comparison
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.limits import visitor_of
 from personalq.ui.present import Message, Session
+from personalq.ui.runs import Runs
 
 MOST_ROWS = 6
 SIDE = 256
@@ -36,11 +37,18 @@ class Grid(NamedTuple):
     chat: Any = KEEP
 
 
+AT_REST: dict[str, Any] = {
+    "grid_go": gr.update(interactive=True),
+    "grid_stop": gr.update(visible=False, interactive=True),
+}
+
+
 class Grids:
     """Make the grid and Stop, with the comparison's desk, limits and folders."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.page, self.desk = comparison, comparison.desk
+        self.runs = Runs()
 
     def on_grid(
         self,
@@ -54,14 +62,15 @@ class Grids:
         """The table, a picture at a time."""
         visitor = visitor_of(browser)
         try:
-            yield Grid(grid_go=gr.update(interactive=False))  # Gradio cannot stop what has not yielded yet
-            with self.page.limits.slot(visitor):
-                yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
+            with self.runs.begun(visitor):
+                yield Grid(grid_go=gr.update(interactive=False))  # Gradio cannot stop what has not yielded yet
+                with self.page.limits.slot(visitor):
+                    yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
         except PersonalQError as error:
-            yield self.on_stop()._replace(chat=[*chat, present.replied(str(error))])
+            yield Grid(chat=[*chat, present.replied(str(error))], **AT_REST)
             raise failure(str(error)) from error
         except Exception:
-            yield self.on_stop()
+            yield Grid(**AT_REST)
             raise
 
     def _grid(
@@ -86,16 +95,13 @@ class Grids:
                     yield Grid(pictures.grid(small, weights, names) + count)
         path = self.page.visitors.run(visitor) / f"personalq-grid-{seed}.png"
         self.desk.sheet(done, weights, names).save(path)
-        yield Grid(
-            pictures.grid(small, weights, names),
-            grid_go=gr.update(interactive=True),
-            grid_stop=gr.update(visible=False),
-            grid_file=gr.update(value=str(path), visible=True),
-        )
+        yield Grid(pictures.grid(small, weights, names), grid_file=gr.update(value=str(path), visible=True), **AT_REST)
 
-    def on_stop(self) -> Grid:
-        """After a stop: what is there stays."""
-        return Grid(grid_go=gr.update(interactive=True), grid_stop=gr.update(visible=False))
+    def on_stop(self, browser: gr.Request) -> Iterator[Grid]:
+        """After a stop: what is there stays, and the buttons are free once the denoiser has let go."""
+        yield Grid(grid_stop=gr.update(interactive=False))
+        self.runs.wait(visitor_of(browser))
+        yield Grid(**AT_REST)
 
 
 def rows(typed: str) -> Sequence[float]:
