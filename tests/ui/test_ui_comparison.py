@@ -291,6 +291,12 @@ def test_until_the_vote_no_picture_is_shown_before_the_other(page: Comparison) -
             assert value is KEEP
 
 
+def test_until_the_vote_no_small_picture_of_the_reference_is_there(page: Comparison) -> None:
+    shown = blind(page, 2)
+    assert "data:image" not in " ".join(words(shown)) and not settle(shown).strip["visible"]
+    assert "data:image" in repr(settle(compared(page, batch=2)).strip)
+
+
 def test_until_the_vote_files_tell_nothing(page: Comparison) -> None:
     last = settle(blind(page))
     for side, name in (("picture_a", "7-A.png"), ("picture_b", "7-B.png")):

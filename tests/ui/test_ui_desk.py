@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from personalq.errors import RequestError, SettingsError, UnknownCheckpointError
-from personalq.records import Job, Question, Request, Selection
+from personalq.records import Checkpoint, Job, Question, Request, Selection
 from personalq.settings import Settings
 from personalq.ui.desk import Desk
 
@@ -60,6 +60,27 @@ def test_a_lost_question_and_an_unknown_checkpoint_are_typed_errors(desk: Desk) 
         desk.answer({"text": "?"}, "1")
     with pytest.raises(UnknownCheckpointError):
         desk.choose(Request("a dog"), "nobody")
+
+
+def test_a_visitors_own_checkpoint_is_found_by_that_visitor_alone(desk: Desk) -> None:
+    own = (Checkpoint("own-1", "Bello the poodle", triggers=("blo dog",), class_noun="dog", tags=("dog",)),)
+    request = Request("my dog on the beach")
+    mine, others = desk.ask(request, own), desk.ask(request)
+    assert isinstance(mine, Question) and "own-1" in str(mine.options) and "own-1" not in str(others)
+    pending = json.loads(json.dumps(desk.pending(request, mine)))
+    chosen = desk.answer(pending, "Bello the poodle", own)[1]
+    assert isinstance(chosen, Selection) and "blo dog" in chosen.prompt
+    assert desk.choose(request, "own-1", own).checkpoints == own
+    with pytest.raises(RequestError, match="no longer in the catalogue"):
+        desk.answer(pending, "Bello the poodle")
+    with pytest.raises(UnknownCheckpointError):
+        desk.choose(request, "own-1")
+    assert "own-1" not in desk.known
+
+
+def test_forgetting_needs_no_base(desk: Desk) -> None:
+    desk.forget((Checkpoint("own-1"),))
+    assert isinstance(desk.ask(Request("my dog on the beach"), (Checkpoint("own-2", "Rex"),)), Question)
 
 
 def test_without_a_base_selecting_works_and_making_says_what_to_pass(desk: Desk) -> None:
