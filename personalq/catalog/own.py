@@ -175,7 +175,8 @@ def _check_complete(record: Checkpoint, typed: Facts) -> None:
     has_base = record.base is not None and (not typed.bases or normal_base(typed.bases[0]) is not None)
     missing = tuple(field for field, there in (("trigger", has_trigger), ("base", has_base)) if not there)
     if missing:
-        raise MissingFactsError(f"The file does not say {' and '.join(ASKED[field] for field in missing)}.", missing)
+        words = " and ".join(ASKED[field] for field in missing)
+        raise MissingFactsError(f"The file does not say {words}: type what is missing, and add it again.", missing)
 
 
 def _check_consistent(record: Checkpoint, architecture: str, header: Header) -> None:

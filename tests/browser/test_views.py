@@ -112,6 +112,9 @@ def test_a_blind_vote(app_url: str, open_page: Callable[..., Any]) -> None:
     open_tab(page, "Draw")
     choose(page, "Luna")
     generate(page, steps=3)
+    expect(page.locator("#progress")).to_have_text(
+        re.compile(r"^\s*Both pictures are there\. Which one is better\?\s*$")
+    )
     for name in ("picture-a", "picture-b"):
         png = served(page, name)
         assert b"Text" not in png and b"eXIf" not in png and b"parameters" not in png

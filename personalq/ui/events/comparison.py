@@ -266,6 +266,7 @@ class Comparison:
             made=told,
             kept=Kept.of(kept).with_vote(made["precision"], side).plain(),
             votes=gr.update(visible=False),
+            progress=panels.progress("You have voted: all is told now"),
             verdict=panels.progress(f"{verdict} A was {names[0]}, B was {names[1]}."),
             **_shown(told, 0),
         )
