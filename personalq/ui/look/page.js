@@ -40,10 +40,15 @@
     const news = now.filter((text, i) => text && text !== before[i]);
     before = now;
     if (news.length) live.textContent = news.join('. ');
+    for (const group of document.querySelectorAll('fieldset')) {  // Gradio names each one apart: no arrow keys
+      const radios = group.querySelectorAll('input[type=radio]');
+      radios.forEach((one) => { if (one.name !== radios[0].name) one.name = radios[0].name; });
+    }
     document.querySelector('#chat [role=log]')?.setAttribute('tabindex', '0');  // so that keys can scroll it
     // Gradio names a message by its source, with every escaped character spelt out; without a name its text is read.
     document.querySelectorAll('#chat [data-testid][aria-label]').forEach((one) => one.removeAttribute('aria-label'));
     document.querySelectorAll('.download-link button').forEach((one) => { one.tabIndex = -1; });  // the link is enough
   };
-  new MutationObserver(tell).observe(document.body, {childList: true, subtree: true, characterData: true});
+  new MutationObserver(tell).observe(document.body,
+    {childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ['name']});
 }
