@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+from personalq.bench.report import device_line
 from personalq.bench.serving import load, page
 from personalq.bench.serving.running import app
 
@@ -21,7 +22,8 @@ def serving(
     `pairs` are made one after the other at 4 steps to see whether memory grows. Without `chromium` the page's own times
     are left out. Raises BenchError.
     """
-    result: dict[str, Any] = {"device": f"cpu ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result: dict[str, Any] = {"device": device_line(device)}
     with TemporaryDirectory() as folder:
         with app(flags, Path(folder)) as fresh:
             result["cold_index"] = {"page_s": fresh.seconds_to_page, "ready_s": load.ready(fresh)}
