@@ -11,6 +11,14 @@ from typing import Any, NamedTuple
 from personalq.errors import RequestError
 from personalq.records import Checkpoint, Job, Precision, Span
 
+PRECISIONS: dict[Precision, str] = {
+    "taq-w8a8": "TAQ 8-bit",
+    "taq-w4a8": "TAQ 4-bit",
+    "rtn-w8a8": "Plain 8-bit",
+    "rtn-w4a8": "Plain 4-bit",
+    "nf4": "NF4 4-bit",
+}
+"""What full precision is compared with, by the names that visitors read."""
 LAST_SEED = 2**31 - 1
 """Of new seeds."""
 MOST_SEED = 2**53 - 1

@@ -13,9 +13,9 @@ import gradio as gr
 from personalq.catalog.scan import Progress
 from personalq.settings import Settings
 from personalq.ui import api, wiring
-from personalq.ui.controls import new_seed
+from personalq.ui.controls import PRECISIONS, new_seed
 from personalq.ui.desk import Desk
-from personalq.ui.events.comparison import PRECISIONS, Comparison
+from personalq.ui.events.comparison import Comparison
 from personalq.ui.events.conversation import Conversation
 from personalq.ui.events.grid import Grids
 from personalq.ui.events.shelves import Shelves

@@ -15,6 +15,7 @@ from typing import Any
 from PIL.Image import Image
 
 from personalq.records import Checkpoint
+from personalq.ui.controls import PRECISIONS
 
 Tally = Mapping[str, Mapping[str, int]]
 """Votes by precision: "reference", "quantised" and "same"."""
@@ -84,7 +85,8 @@ def _entries(title: str, entries: Sequence[tuple[int, Mapping[str, Any]]]) -> st
 def _entry(index: int, one: Mapping[str, Any]) -> str:
     data = one["data"]
     concepts = ", ".join(concept["name"] or concept["id"] for concept in data["concepts"]) or "no concept"
-    facts = f"{concepts} · seed {data['seed']} · {data['steps']} steps · {one['precision']} · {one['when']}"
+    precision = PRECISIONS.get(one["precision"], one["precision"])
+    facts = f"{concepts} · seed {data['seed']} · {data['steps']} steps · {precision} · {one['when']}"
     loved = bool(one.get("favourite"))
     word = "Remove from favourites" if loved else "Add to favourites"
     thumb = one["thumb"] if str(one["thumb"]).startswith("data:image/webp;base64,") else ""
@@ -115,13 +117,13 @@ def own(checkpoints: Sequence[Checkpoint]) -> str:
     return f'<h2 class="pq-title">Yours, for as long as this page is open</h2><ul class="pq-history">{rows}</ul>'
 
 
-def tally(votes: Tally, names: Mapping[str, str]) -> str:
+def tally(votes: Tally) -> str:
     """The blind votes so far and whether they tell the sides apart: an exact two-sided sign test, ties left out."""
     rows = []
     for precision, counts in votes.items():
         reference, quantised, same = (counts.get(side, 0) for side in ("reference", "quantised", "same"))
         cells = (f"{reference}", f"{quantised}", f"{same}", _share(sign_test(reference, quantised)))
-        name = escape(names.get(precision, precision))
+        name = escape(PRECISIONS.get(precision, precision))
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     if not rows:
         return '<p class="pq-how">No blind votes yet.</p>'

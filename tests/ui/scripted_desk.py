@@ -30,8 +30,7 @@ from personalq.records import (
     Span,
 )
 from personalq.ui import present
-from personalq.ui.controls import Controls
-from personalq.ui.events.comparison import PRECISIONS
+from personalq.ui.controls import PRECISIONS, Controls
 from personalq.ui.limits import Allowance
 
 PIP = Checkpoint("pip", "Pip", triggers=("zwx dog",), class_noun="dog", group_id="pip", weight_sha256="a" * 64)

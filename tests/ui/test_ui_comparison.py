@@ -30,8 +30,8 @@ from scripted_desk import (
 
 from personalq.errors import GenerationError, ModelError, PersonalQError
 from personalq.ui import present
-from personalq.ui.controls import LAST_SEED
-from personalq.ui.events.comparison import KEEP, PRECISIONS, Comparison, Pictures
+from personalq.ui.controls import LAST_SEED, PRECISIONS
+from personalq.ui.events.comparison import KEEP, Comparison, Pictures
 from personalq.ui.keepsakes import MOST_HISTORY, Kept
 from personalq.ui.limits import Allowance, Limits
 from personalq.ui.visitors import RUNS, Visitors

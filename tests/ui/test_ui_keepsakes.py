@@ -48,7 +48,7 @@ def is_sound(kept: Kept) -> bool:
     text = json.dumps(kept.plain())
     text.encode()
     pictures.history(kept.history)
-    pictures.tally(kept.tally, {})
+    pictures.tally(kept.tally)
     return Kept.of(json.loads(text)) == kept and len(text) < 100_000
 
 

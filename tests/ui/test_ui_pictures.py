@@ -100,7 +100,7 @@ def test_the_history_shows_favourites_first_and_keeps_their_places() -> None:
 
 def test_an_entry_tells_how_its_picture_was_made() -> None:
     page = Tags(pictures.history([entry()]))
-    for words in ("zwx dog", "Pip", "seed 7", "9 steps", "nf4"):
+    for words in ("zwx dog", "Pip", "seed 7", "9 steps", "NF4 4-bit"):
         assert words in page.text
     assert page.all("img")[0]["src"] == WEBP
     assert "no concept" in pictures.history([entry(Job("a cat"))])
@@ -177,11 +177,11 @@ def test_the_sign_test_holds_for_as_many_votes_as_are_kept() -> None:
 
 def test_the_tally_is_a_row_for_each_precision() -> None:
     votes = {"nf4": {"reference": 9, "quantised": 1, "same": 4}, EVIL: {"same": 2}}
-    page = Tags(pictures.tally(votes, {"nf4": "NF4 <4-bit>"}))
+    page = Tags(pictures.tally(votes))
     cells = page.all("td")
-    assert len(cells) == 8 and "NF4 <4-bit>9140.02" in page.text and f"{EVIL}0021.00" in page.text
-    assert "No blind votes yet" in pictures.tally({}, {})
+    assert len(cells) == 8 and "NF4 4-bit9140.02" in page.text and f"{EVIL}0021.00" in page.text
+    assert "No blind votes yet" in pictures.tally({})
 
 
 def test_a_small_p_is_never_said_to_be_nothing() -> None:
-    assert "< 0.01" in Tags(pictures.tally({"nf4": {"reference": 30}}, {})).text
+    assert "< 0.01" in Tags(pictures.tally({"nf4": {"reference": 30}})).text

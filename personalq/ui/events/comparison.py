@@ -20,7 +20,7 @@ from personalq.catalog.hub_weights import fetched
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Frame, Job, MemoryReading, Precision
 from personalq.ui import panels, pictures, present
-from personalq.ui.controls import Controls
+from personalq.ui.controls import PRECISIONS, Controls
 from personalq.ui.desk import Desk
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.keepsakes import Kept, remembered
@@ -29,13 +29,6 @@ from personalq.ui.present import Message, Session
 from personalq.ui.runs import Runs
 from personalq.ui.visitors import Visitors
 
-PRECISIONS: dict[Precision, str] = {
-    "taq-w8a8": "TAQ 8-bit",
-    "taq-w4a8": "TAQ 4-bit",
-    "rtn-w8a8": "Plain 8-bit",
-    "rtn-w4a8": "Plain 4-bit",
-    "nf4": "NF4 4-bit",
-}
 REFERENCE: Precision = "reference"
 SIDES = ("picture_a", "picture_b")
 Made = dict[str, Any]

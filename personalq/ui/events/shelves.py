@@ -20,13 +20,13 @@ from personalq.ui.controls import (
     MOST_SEED,
     MOST_STEPS,
     MOST_WEIGHT,
+    PRECISIONS,
     ROWS,
     WEIGHTS,
     kept_rows,
     shown,
 )
 from personalq.ui.desk import Desk
-from personalq.ui.events.comparison import PRECISIONS
 from personalq.ui.events.conversation import KEEP, Conversation, Turn, failure, slid
 from personalq.ui.keepsakes import Kept
 from personalq.ui.limits import Limits, visitor_of
@@ -236,7 +236,7 @@ class Shelves:
         return (
             {"visitor": visitor_of(browser)},
             pictures.history(mine.history),
-            pictures.tally(mine.tally, PRECISIONS),
+            pictures.tally(mine.tally),
             protect if protect in ROWS else KEEP,
             bool(settings.get("blind", False)),
             bool(settings.get("previews", True)),
@@ -247,7 +247,7 @@ class Shelves:
     def on_kept(self, kept: Any) -> tuple[str, str]:
         """History and votes as they are now."""
         mine = Kept.of(kept)
-        return pictures.history(mine.history), pictures.tally(mine.tally, PRECISIONS)
+        return pictures.history(mine.history), pictures.tally(mine.tally)
 
     def on_setting(self, kept: Any, protect: str, blind: bool, previews: bool, theme: str, precision: str) -> Any:
         """The settings, for the browser to keep."""
@@ -266,7 +266,7 @@ class Shelves:
             {"visitor": visitor_of(browser)},
             {},
             pictures.history(()),
-            pictures.tally({}, PRECISIONS),
+            pictures.tally({}),
             "",
             gr.update(value=self.conversation.shelf(), visible=True),
             "Everything this page kept about you is gone: history, favourites, votes, settings, concepts, pictures.",
