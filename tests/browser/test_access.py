@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from steps import ask, choices, choose, expect, generate, open_tab, see_toast, s
 from personalq.settings import SAMPLE_REPO
 
 Open = Callable[..., Any]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
 AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -135,9 +137,9 @@ def other_screens(page: Any) -> Iterator[str]:
     yield "votes"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_on_any_screen(app_url: str, open_page: Open, scheme: str) -> None:
-    page = open_page(app_url, color_scheme=scheme)
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)], ids=["light", "dark phone"])
+def test_axe_finds_nothing_on_any_screen(app_url: str, open_page: Open, scheme: str, width: int) -> None:
+    page = open_page(app_url, color_scheme=scheme, viewport={"width": width, "height": 844})
     page.evaluate(TOASTS_STAY)
     found: dict[str, set[tuple[str, str]]] = {}
     for part in (first_screen, pictures, other_screens):
@@ -155,7 +157,7 @@ FOCUS = """
   const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 && style.outlineColor;
   return {
     body: at === document.body,
-    where: `${at.tagName} ${at.id || at.closest('[id]')?.id} ${at.className} ${at.name ?? ''}`,
+    where: `${at.tagName} ${at.id || at.closest('[id]')?.id} ${at.className} ${style.outline} ${box.top}-${box.bottom}`,
     ring: Boolean(ring) && box.width > 0 && box.bottom > 0 && box.top < innerHeight && style.visibility !== 'hidden',
   };
 }
@@ -165,6 +167,8 @@ FOCUS = """
 def stop(page: Any, key: str = "Tab") -> dict[str, Any]:
     """The next place that the focus goes to; it can be seen there."""
     page.keyboard.press(key)
+    with suppress(playwright.TimeoutError):  # what opens, and what scrolls, takes a moment
+        page.wait_for_function(f"() => {{ const at = ({FOCUS})(); return at.body || at.ring; }}", timeout=10_000)
     at: dict[str, Any] = page.evaluate(FOCUS)
     assert at["body"] or at["ring"], f"the focus cannot be seen on {at['where']}"
     return at
@@ -231,6 +235,7 @@ def test_the_focus_goes_round_in_the_order_of_the_page(app_url: str, open_page: 
     page = open_page(app_url)
     choose(page, "Luna")
     page.get_by_text("More: negative prompt").click()
+    page.get_by_label("Guidance").first.wait_for()
     while not stop(page)["body"]:  # to the end, from wherever it was
         pass
     page.evaluate("window.stops = []")

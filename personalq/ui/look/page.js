@@ -44,7 +44,7 @@
       const radios = group.querySelectorAll('input[type=radio]');
       radios.forEach((one) => { if (one.name !== radios[0].name) one.name = radios[0].name; });
     }
-    document.querySelector('#chat [role=log]')?.setAttribute('tabindex', '0');  // so that keys can scroll it
+    for (const part of document.querySelectorAll('#chat [role=log], #grid-out .prose:has(table)')) part.tabIndex = 0;
     // Gradio names a message by its source, with every escaped character spelt out; without a name its text is read.
     document.querySelectorAll('#chat [data-testid][aria-label]').forEach((one) => one.removeAttribute('aria-label'));
     document.querySelectorAll('.download-link button').forEach((one) => { one.tabIndex = -1; });  // the link is enough
