@@ -37,6 +37,8 @@ KEY, SECRET = "personalq-1", "personalq"
 """Fixed, so that what a browser keeps outlives a restart. The browser has both: they hide nothing from its owner."""
 LASTS = 3600
 """Seconds for which a session and its files outlive its page."""
+SWEEP = 600
+"""Seconds between two looks for copies that Gradio served longer ago than that."""
 
 
 def build(settings: Settings, on_progress: Progress | None = None) -> gr.Blocks:
@@ -51,7 +53,7 @@ def page(desk: Desk) -> gr.Blocks:
     comparison = Comparison(desk, limits, visitors)
     mine = Shelves(desk, limits, visitors, conversation)
     bases = sorted({name for name in (desk.base_name, *(one.base for one in desk.catalog.checkpoints)) if name})
-    with gr.Blocks(title="PersonalQ", analytics_enabled=False, delete_cache=(LASTS, LASTS)) as blocks:
+    with gr.Blocks(title="PersonalQ", analytics_enabled=False, delete_cache=(SWEEP, LASTS)) as blocks:
         parts: dict[str, Any] = {
             "sess": gr.State({}, time_to_live=LASTS, delete_callback=mine.leave),
             "made": gr.State({}, time_to_live=LASTS),

@@ -146,7 +146,7 @@ def test_settings_and_theme_survive_and_can_be_cleared(app_url: str, open_page: 
 
     open_tab(page, "Settings")
     page.get_by_role("button", name="Clear my data").click()
-    expect(page.locator("#cleared")).to_contain_text("is gone")
+    expect(page.locator("#cleared")).to_contain_text("Gone: your history")
 
     def see_nothing() -> None:
         open_tab(page, "Settings")

@@ -269,7 +269,8 @@ class Shelves:
             pictures.tally({}),
             "",
             gr.update(value=self.conversation.shelf(), visible=True),
-            "Everything this page kept about you is gone: history, favourites, votes, settings, concepts, pictures.",
+            "Gone: your history, favourites, votes, settings, concepts and pictures. Copies of pictures that this page "
+            "was sent leave the server within 70 minutes.",
         )
 
     def on_emptied(self) -> Emptied:
