@@ -446,7 +446,7 @@ def test_clearing_leaves_nothing(page: Shelves, visitors: Visitors, tmp_path: Pa
     run = visitors.run("127.0.0.1 one")
     kept_, fresh, made_, history, tally, own_list, shelf, said = page.on_clear(sess, browser())
     assert Kept.of(kept_) == Kept() and fresh == {"visitor": "127.0.0.1 one"} and made_ == {} and own_list == ""
-    assert "listed here" in history and "No blind votes" in tally and "gone" in said
+    assert "listed here" in history and "No blind votes" in tally and "Gone" in said
     assert "fox" not in shelf["value"] and shelf["visible"]
     assert not run.exists() and files(visitors) == []
     assert page.desk.forgotten == [one.id for one in present.own(sess)]  # type: ignore[attr-defined]
