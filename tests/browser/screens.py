@@ -1,7 +1,8 @@
-"""Takes the pictures of the screens that the README shows: `python -m tests.browser.screens`, looked at by hand."""
+"""Takes the screens that the README shows: `PYTHONPATH=. python tests/browser/screens.py`. Look at them after."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,7 @@ def desktop(page: Any) -> None:
     page.locator("#prompt").wait_for()
     shoot(page, "prompt")
     draw(page, 40)
-    page.locator("#progress").get_by_text("step 20 of 40").first.wait_for()
+    page.locator("#progress").get_by_text(re.compile("Full precision · step [12]")).first.wait_for()
     page.screenshot(path=FOLDER / "drawing.png")
     page.locator("#progress").get_by_text("Both pictures from seed").wait_for()
     shoot(page, "pictures", whole=True)
