@@ -15,8 +15,6 @@ import httpx
 import pytest
 from PIL import Image
 
-from personalq.settings import Settings
-
 gradio_client = pytest.importorskip("gradio_client")
 mcp = pytest.importorskip("mcp", reason="gradio[mcp] is not installed")
 
@@ -25,9 +23,9 @@ CONCEPT = "luna-cat"
 
 
 @pytest.fixture(scope="module")
-def url(serve: Callable[..., str]) -> str:
+def url(app_url: str) -> str:
     """The app on the embedded repository."""
-    return serve("--repo", str(Settings.read().repo))
+    return app_url
 
 
 @pytest.fixture()
