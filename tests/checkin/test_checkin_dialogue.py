@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from small_catalogue import CATALOGUE, dog
 
 from personalq.checkin.dialogue import CheckIn, Pending, pending
@@ -196,3 +197,16 @@ def test_checkpoints_of_another_base_are_left_out(cache: Path) -> None:
     only = CheckIn((other,), cache).ask(Request("my dog in the park", base="tiny-sd"))
     assert isinstance(only, NoMatch)
     assert "tiny-sd" in only.why
+
+
+def test_a_model_that_another_thread_reads_meanwhile_changes_nothing(checkin: CheckIn, cache: Path) -> None:
+    request, expected = dog_question(checkin)
+    fresh = CheckIn(CATALOGUE, cache)
+    torch.set_default_dtype(torch.bfloat16)  # as transformers and diffusers do for as long as they read a model
+    try:
+        decision = fresh.ask(request)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert isinstance(decision, Question)
+    assert [one.id for one in decision.options] == [one.id for one in expected.options]
+    assert [c.probability for c in decision.candidates] == pytest.approx([c.probability for c in expected.candidates])

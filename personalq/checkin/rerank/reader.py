@@ -126,7 +126,7 @@ class Reader:
 
     def _loaded_heads(self) -> Heads:
         if self._heads is None:
-            heads = Heads()
+            heads = Heads().float()  # another thread that reads a model may have changed torch's default type
             try:
                 heads.load_state_dict(load_file(WEIGHTS))
             except (OSError, SafetensorError, RuntimeError) as broken:
@@ -164,7 +164,7 @@ class Pieces:
 def padded(cards: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Cards of different lengths as one tensor (cards, pieces, width), and which pieces are real."""
     longest = max(len(card) for card in cards)
-    table = torch.zeros(len(cards), longest, WIDTH)
+    table = torch.zeros(len(cards), longest, WIDTH, dtype=torch.float32)
     filled = torch.zeros(len(cards), longest, dtype=torch.bool)
     for at, card in enumerate(cards):
         table[at, : len(card)] = card.float()
