@@ -210,6 +210,16 @@ def test_an_error_is_said_in_the_chat_and_raised_escaped() -> None:
     assert "shorten it" in error.message and "<b>" not in error.message
 
 
+def test_what_nobody_foresaw_does_not_leave_the_chat_waiting() -> None:
+    desk = Desk()  # whose script is empty
+    turns: list[Turn] = []
+    with pytest.raises(IndexError):
+        for turn in page_of(desk).turn("x", [], {"options": {"o1": "Pip"}}, browser()):
+            turns.append(turn)
+    last = turns[-1].chat[-1]
+    assert "send it again" in last["content"] and last["options"] == [{"value": "o1", "label": "Pip"}]
+
+
 def test_after_an_error_the_choices_are_still_there() -> None:
     turn, _ = failed(RequestError("no"), {"options": {"o1": "Pip"}})
     assert turn.chat[-1]["options"] == [{"value": "o1", "label": "Pip"}] and turn.sess is KEEP

@@ -164,6 +164,9 @@ class Conversation:
         except PersonalQError as error:
             yield Turn(chat=[*said, present.replied(str(error), sess.get("options"))])
             raise failure(str(error)) from error
+        except Exception:
+            yield Turn(chat=[*said, present.replied("That failed: send it again.", sess.get("options"))])
+            raise
 
     def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
         options = present.options(decision)
