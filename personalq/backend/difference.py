@@ -17,7 +17,6 @@ LEAST = 8
 SCALE = ((0, 0, 0), (48, 18, 96), (118, 26, 116), (186, 48, 88), (232, 96, 38), (246, 160, 20), (255, 232, 90))
 """The colours from no difference to the largest one drawn, at equal distances and in about equal steps of lightness
 (CIE L* 0, 15, 29, 43, 58, 73, 92)."""
-FIRST, LAST = "black", "yellow"
 
 
 def heat_map(a: Image.Image, b: Image.Image) -> tuple[Image.Image, Difference]:
@@ -41,8 +40,3 @@ def colours(scale_max: int) -> NDArray[np.uint8]:
     at = np.minimum(np.arange(256) / scale_max, 1.0) * (len(SCALE) - 1)
     channels = [np.interp(at, range(len(SCALE)), channel) for channel in zip(*SCALE, strict=True)]
     return np.stack(channels, axis=1).round().astype(np.uint8)
-
-
-def legend(difference: Difference) -> str:
-    """What the colours mean, such as "black 0 … yellow ≥ 37 of 255"."""
-    return f"{FIRST} 0 … {LAST} ≥ {difference.scale_max} of 255"

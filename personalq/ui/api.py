@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from personalq.errors import GenerationError, LimitError, PersonalQError, PictureError, RequestError
 from personalq.records import Frame, Job, Precision, Question, Request
 from personalq.ui import present
-from personalq.ui.controls import LAST_SEED, MOST_STEPS
+from personalq.ui.controls import LAST_SEED, MOST_STEPS, REFERENCE
 from personalq.ui.desk import Desk
 from personalq.ui.limits import Limits, visitor_of, waiting
 from personalq.ui.payloads import candidate, decided, marked, ranked, reading, repeatable
@@ -31,7 +31,6 @@ MOST_FOUND = 20
 LARGEST = 20 * 2**20
 """Bytes of a picture that is read."""
 PRECISIONS: dict[int, Precision] = {8: "taq-w8a8", 4: "taq-w4a8"}
-REFERENCE: Precision = "reference"
 _FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:,;()'\"]+/)+")
 
 

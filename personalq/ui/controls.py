@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from personalq.errors import RequestError
 from personalq.records import Checkpoint, Job, Precision, Span
 
+REFERENCE: Precision = "reference"
 PRECISIONS: dict[Precision, str] = {
     "taq-w8a8": "TAQ 8-bit",
     "taq-w4a8": "TAQ 4-bit",

@@ -14,14 +14,10 @@ from typing import Any
 
 import pytest
 
+from personalq.bench.serving.page import FLAGS
+
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE_MS", "180000"))
 """Only how long a broken page may keep a slow machine waiting."""
 

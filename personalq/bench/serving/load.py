@@ -11,7 +11,8 @@ from typing import Any
 
 from gradio_client import Client
 
-from personalq.bench.serving.running import App
+from personalq.bench.serving.running import PATIENCE, App
+from personalq.errors import BenchError
 
 REQUESTS = (
     "my dog on the beach",
@@ -30,14 +31,16 @@ def client(app: App) -> Client:
 
 
 def ready(app: App) -> float:
-    """Seconds from the start of the process until the base model was in memory."""
+    """Seconds from the start of the process until the base model was in memory.
+
+    Raises BenchError when it is not within PATIENCE seconds.
+    """
     visitor = client(app)
-    while True:
-        try:
-            visitor.predict(api_name="/vram_report")
+    while time.perf_counter() - app.started < PATIENCE:
+        if visitor.predict(api_name="/vram_report")["resident"]["base"]:
             return time.perf_counter() - app.started
-        except Exception:
-            time.sleep(0.1)
+        time.sleep(0.1)
+    raise BenchError("The base model was not read: run the app and look at its status line.")
 
 
 def questions(app: App, times: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from personalq.catalog.hub_weights import fetched
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Frame, Job, MemoryReading, Precision
 from personalq.ui import panels, pictures, present
-from personalq.ui.controls import PRECISIONS, Controls
+from personalq.ui.controls import PRECISIONS, REFERENCE, Controls
 from personalq.ui.desk import Desk
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.keepsakes import Kept, remembered
@@ -29,7 +29,6 @@ from personalq.ui.present import Message, Session
 from personalq.ui.runs import Runs
 from personalq.ui.visitors import Visitors
 
-REFERENCE: Precision = "reference"
 SIDES = ("picture_a", "picture_b")
 Made = dict[str, Any]
 """What `Run.plain` gives, as a session keeps it; empty before the first comparison."""

@@ -14,8 +14,8 @@ from PIL.Image import Image
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Precision
 from personalq.ui import panels, pictures, present
-from personalq.ui.controls import PRECISIONS, Controls
-from personalq.ui.events.comparison import REFERENCE, Comparison
+from personalq.ui.controls import PRECISIONS, REFERENCE, Controls
+from personalq.ui.events.comparison import Comparison
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.limits import visitor_of
 from personalq.ui.present import Message, Session
