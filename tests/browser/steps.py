@@ -25,20 +25,46 @@ def choices(page: Any) -> Any:
     return options
 
 
+def settle(page: Any) -> None:
+    """Lets what was just opened become alive.
+
+    Gradio makes the widgets of a part when it is shown, and gives them their values a frame later: faster than any
+    hand, but a script that fills a field between the two loses what it wrote.
+    """
+    page.evaluate(
+        "frames => new Promise(done => { const next = () => frames-- ? requestAnimationFrame(next) : done();"
+        " next(); })",
+        5,
+    )
+
+
 def choose(page: Any, name: str) -> None:
     """A concept of the empty page."""
     page.locator("#shelf .pq-card", has_text=name).click()
-    page.locator("#prompt").wait_for()
+    page.locator("#go").wait_for()
+    settle(page)
 
 
 def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name).click()
+    settle(page)
+
+
+def open_part(page: Any, title: str) -> None:
+    """A part of the first screen that is folded."""
+    part = page.locator(".gr-accordion", has=page.get_by_role("button", name=title))
+    part.get_by_role("button", name=title).click()
+    part.locator("input, textarea").first.wait_for()
+    settle(page)
 
 
 def set_number(page: Any, slider: str, value: float) -> None:
     field = page.locator(f"#{slider} input[type=number]")
+    field.wait_for()
+    settle(page)
     field.fill(f"{value:g}")
     field.press("Tab")
+    expect(field).to_have_value(f"{value:g}")
 
 
 def number(page: Any, slider: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steps import ask, choices, choose, expect, generate, open_tab, see_toast, set_number
+from steps import ask, choices, choose, expect, generate, open_part, open_tab, see_toast, set_number
 
 from personalq.settings import SAMPLE_REPO
 
@@ -79,7 +79,7 @@ def first_screen(page: Any) -> Iterator[str]:
 
 
 def pictures(page: Any) -> Iterator[str]:
-    page.get_by_text("More: negative prompt").click()
+    open_part(page, "More: negative prompt")
     set_number(page, "batch", 2)
     set_number(page, "steps", 50)
     page.get_by_role("button", name="Generate both").click()
@@ -94,7 +94,7 @@ def pictures(page: Any) -> Iterator[str]:
         page.get_by_label(name, exact=True).check()
         yield name.lower()
     page.get_by_label("Side by side", exact=True).check()
-    page.get_by_text("Grid: concept weight").click()
+    open_part(page, "Grid: concept weight")
     weights = page.locator("#grid-weights").get_by_role("textbox")
     weights.fill("none")
     page.get_by_role("button", name="Make the grid").click()
@@ -234,7 +234,7 @@ def test_the_whole_way_by_keyboard_alone(app_url: str, open_page: Open) -> None:
 def test_the_focus_goes_round_in_the_order_of_the_page(app_url: str, open_page: Open) -> None:
     page = open_page(app_url)
     choose(page, "Luna")
-    page.get_by_text("More: negative prompt").click()
+    open_part(page, "More: negative prompt")
     page.get_by_label("Guidance").first.wait_for()
     while not stop(page)["body"]:  # to the end, from wherever it was
         pass

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from steps import choose, expect, see_toast, set_number
+from steps import choose, expect, open_part, see_toast, set_number
 
 Open = Callable[..., Any]
 
@@ -18,7 +18,7 @@ def page(app_url: str, open_page: Open) -> Any:
     """The grid's panel, open."""
     opened = open_page(app_url)
     choose(opened, "Luna")
-    opened.get_by_text("Grid: concept weight against precision").click()
+    open_part(opened, "Grid: concept weight")
     opened.get_by_label("Plain 4-bit").wait_for()
     return opened
 

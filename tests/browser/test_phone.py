@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageStat
-from steps import ask, choices, choose, expect, generate, open_tab, set_number
+from steps import ask, choices, choose, expect, generate, open_part, open_tab, set_number
 
 Open = Callable[..., Any]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -54,8 +54,8 @@ def test_every_screen_fits_and_pictures_come_first(app_url: str, open_page: Open
     see_that_it_fits(page)
     choices(page).first.click()
     page.locator("#prompt").wait_for()
-    page.get_by_text("More: negative prompt").click()
-    page.get_by_text("Grid: concept weight").click()
+    open_part(page, "More: negative prompt")
+    open_part(page, "Grid: concept weight")
     see_that_it_fits(page)
     set_number(page, "batch", 2)
     generate(page, steps=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from steps import choose, expect, generate, open_tab, picture, select, served, set_number
+from steps import choose, expect, generate, open_part, open_tab, picture, select, served, set_number
 
 from personalq.ui.pictures import inline
 
@@ -79,7 +79,7 @@ def test_four_views_of_one_pair(app_url: str, open_page: Callable[..., Any]) -> 
 def test_a_batch_has_a_strip(app_url: str, open_page: Callable[..., Any]) -> None:
     page = open_page(app_url)
     choose(page, "Luna")
-    page.get_by_text("More: negative prompt").click()
+    open_part(page, "More: negative prompt")
     set_number(page, "batch", 3)
     generate(page, steps=1)
     strip = page.locator("#strip button")
