@@ -1,13 +1,33 @@
-"""The run that each visitor has under way, to wait for its end after a stop. It knows no events and no engine."""
+"""Runs: how often one is shown, and its end, to wait for after a stop. It knows no events and no engine."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_STEP = 120
 """Seconds a stopped run may take to end; after that nobody waits for it."""
+
+
+PACE = 0.1
+"""Seconds between two looks at a picture in the making: to show one costs more than a step of a small model."""
+
+
+class Pace:
+    """When a run is to be shown again, which is also where Gradio can stop it: at once, then ten times a second."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it was not shown for so long."""
+        return time.monotonic() >= self._due
+
+    def begin(self) -> None:
+        """It has just been shown."""
+        self._due = time.monotonic() + PACE
 
 
 class Runs:

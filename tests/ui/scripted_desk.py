@@ -174,7 +174,7 @@ class Desk:
                 raise self.fails
             done = step == job.steps
             reading = MemoryReading("cpu", 100, 1, None, None, 10, 1.0, "counted") if done else None
-            picture = Image.new("RGB", (8 + index, 8), COLOURS.get(variant, BLUE))
+            picture = Image.new("RGB", (8 + index, 8), COLOURS.get(variant, BLUE)) if done or step % 2 == 0 else None
             at, total = index * job.steps + step, job.steps * job.count
             yield Frame(variant, at, total, picture, reading, "Cut off." if done else None, "trigger", index)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,14 @@ def visitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visitors:
     return Visitors()
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Slow steps: every one is shown."""
+    clock = Clock(1000.0)
+    monkeypatch.setattr("personalq.ui.runs.time", clock)
+    return clock
+
+
 @pytest.fixture()
 def page(visitors: Visitors) -> Comparison:
     return page_of(Desk(), visitors)
@@ -52,6 +61,17 @@ def page(visitors: Visitors) -> Comparison:
 
 def page_of(desk: Desk, visitors: Visitors, allowed: Allowance = PLENTY) -> Comparison:
     return Comparison(desk, Limits(allowed), visitors)  # type: ignore[arg-type]
+
+
+class Clock:
+    """Goes on by the same seconds whenever it is looked at."""
+
+    def __init__(self, tick: float) -> None:
+        self.tick, self.now = tick, 100.0
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
 
 
 class Bar:
@@ -132,7 +152,15 @@ def test_the_first_picture_is_shown_before_the_second_is_begun(page: Comparison)
 def test_previews_are_shown_when_they_are_wanted(page: Comparison, previews: bool) -> None:
     shown = compared(page, previews=previews)
     pictures = [one for value in shown for one in (value.picture_a, value.picture_b) if isinstance(one, Image.Image)]
-    assert len(pictures) == (4 if previews else 0)
+    assert len(pictures) == (2 if previews else 0)
+
+
+def test_fast_steps_are_shown_ten_times_a_second_with_the_newest_preview(page: Comparison, clock: Clock) -> None:
+    clock.tick = 0.04
+    shown = [one for one in compared(page, steps=12) if "Full precision · step" in str(one.progress)]
+    assert [int(re.findall(r"\d+", one.progress)[0]) for one in shown] == [1, 4, 7, 10, 12]
+    assert [isinstance(one.picture_a, Image.Image) for one in shown] == [False, True, True, True, False]
+    assert colour(shown[-1].picture_a) == RED
 
 
 def test_files_say_how_they_were_made_and_lie_in_the_visitors_folder(page: Comparison, visitors: Visitors) -> None:

@@ -123,6 +123,14 @@ def test_while_it_is_made_it_can_be_stopped_and_not_begun_again(visitors: Visito
     assert last.grid_go["interactive"] and not last.grid_stop["visible"]
 
 
+def test_it_can_be_stopped_before_its_first_picture_is_done(visitors: Visitors) -> None:
+    desk = Desk()
+    run = started(page_of(visitors, desk), steps=50)
+    assert any(one == Grid() for one in run) and not desk.closed
+    run.close()
+    assert desk.closed
+
+
 def test_stopping_closes_the_denoiser_and_keeps_the_table(visitors: Visitors) -> None:
     desk = Desk()
     page = page_of(visitors, desk)

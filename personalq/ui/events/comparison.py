@@ -26,7 +26,7 @@ from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.keepsakes import Kept, remembered
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
-from personalq.ui.runs import Runs
+from personalq.ui.runs import Pace, Runs
 from personalq.ui.visitors import Visitors
 
 SIDES = ("picture_a", "picture_b")
@@ -186,17 +186,22 @@ class Comparison:
 
     def _frames(self, run: Run, previews: bool, on_progress: Any) -> Iterator[Pictures]:
         pair: Sequence[Precision] = (REFERENCE, run.precision)
+        values: dict[str, Any] = {}
+        pace = Pace()
         with closing(self.desk.compare(run.job, pair, on_progress)) as frames:
             for frame in frames:
                 side = int(frame.variant != REFERENCE)
                 words = "Both pictures" if run.blind else run.names[side]
                 step = (frame.step + side * frame.total, 2 * frame.total) if run.blind else (frame.step, frame.total)
-                values: dict[str, Any] = {"progress": panels.progress(words, *step)}
+                values["progress"] = panels.progress(words, *step)
                 if frame.image and frame.memory:
                     values |= self._finished(run, side, frame)
                 elif frame.image and previews:
                     values[SIDES[side]] = frame.image
-                yield Pictures(**values)
+                if frame.memory or pace.is_due():
+                    yield Pictures(**values)
+                    values = {}
+                    pace.begin()
 
     def _finished(self, run: Run, side: int, frame: Frame) -> dict[str, Any]:
         """A picture is done: its file is written, and once both of a pair are there, what tells them apart."""

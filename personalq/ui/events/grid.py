@@ -19,7 +19,7 @@ from personalq.ui.events.comparison import Comparison
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.limits import visitor_of
 from personalq.ui.present import Message, Session
-from personalq.ui.runs import Runs
+from personalq.ui.runs import Pace, Runs
 
 MOST_ROWS = 6
 SIDE = 256
@@ -84,6 +84,7 @@ class Grids:
         self.page.limits.take(visitor, "picture", len(weights) * len(columns))
         done: dict[tuple[int, int], Image] = {}
         small: dict[tuple[int, int], str] = {}
+        pace = Pace()
         busy = {"grid_go": gr.update(interactive=False), "grid_stop": gr.update(visible=True)}
         yield Grid(pictures.grid({}, weights, names), **busy, grid_file=gr.update(visible=False), seed=seed)
         with closing(self.desk.grid(job, weights, columns)) as cells:
@@ -93,6 +94,10 @@ class Grids:
                     small[row, column] = pictures.inline(frame.image, SIDE)
                     count = panels.progress(f"{len(done)} of {len(weights) * len(columns)} pictures")
                     yield Grid(pictures.grid(small, weights, names) + count)
+                    pace.begin()
+                elif pace.is_due():
+                    yield Grid()  # Gradio stops a run where it yields
+                    pace.begin()
         path = self.page.visitors.run(visitor) / f"personalq-grid-{seed}.png"
         self.desk.sheet(done, weights, names).save(path)
         yield Grid(pictures.grid(small, weights, names), grid_file=gr.update(value=str(path), visible=True), **AT_REST)
