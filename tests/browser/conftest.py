@@ -21,6 +21,12 @@ CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE_MS", "180000"))
 """Only how long a broken page may keep a slow machine waiting."""
 
+COVERS = """
+() => [...document.querySelectorAll('[data-testid=status-tracker]')]
+  .filter((one) => one.querySelector('.error')?.checkVisibility()).map((one) => one.parentElement.id)
+"""
+"""The widgets over which Gradio shows that an event failed."""
+
 
 class Apps:
     """Running apps by their addresses."""
@@ -96,7 +102,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture()
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page; at the end, nothing but the app was asked for and no script failed."""
+    """Opens a page; at the end nothing but the app was asked for, no script failed, and no error lies over a widget."""
     strays: list[str] = []
     contexts: list[Any] = []
 
@@ -114,5 +120,6 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
     yield open_
     for context in contexts:
+        strays += [f"cover: {text}" for page in context.pages for text in page.evaluate(COVERS)]
         context.close()
     assert strays == []
