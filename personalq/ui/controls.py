@@ -104,7 +104,7 @@ class Controls(NamedTuple):
         if self.size == "Square":
             return None
         if self.size in SHAPES:
-            unit = 64 if min(own) >= 256 else 32
+            unit = _unit(own)
             wide, tall = (round(side * share / unit) * unit for side, share in zip(own, SHAPES[self.size], strict=True))
             return max(unit, wide), max(unit, tall)
         typed = PIXELS.fullmatch(self.size or "")
@@ -128,6 +128,22 @@ def shown(job: Job, own: tuple[int, int]) -> str:
     asked = (job.width or own[0], job.height or own[1])
     names = {Controls(size=name).pixels(own) or own: name for name in SHAPES}
     return names.get(asked, f"{asked[0]} x {asked[1]}")
+
+
+def smaller(size: str, own: tuple[int, int]) -> str:
+    """The size with sides three quarters as long, as the size widget shows it; the same where that is too small.
+
+    Raises RequestError for a size that cannot be.
+    """
+    unit = _unit(own)
+    sides = Controls(size=size).pixels(own) or own
+    wide, tall = (max(unit, side * 3 // 4 // unit * unit) for side in sides)
+    return shown(Job("", width=wide, height=tall), own) if (wide, tall) != sides else size
+
+
+def _unit(own: tuple[int, int]) -> int:
+    """Pixels that a side grows and shrinks by."""
+    return 64 if min(own) >= 256 else 32
 
 
 def kept_rows(protect: Sequence[str] | None) -> str:

@@ -11,7 +11,7 @@ from personalq.ui.controls import Controls, new_seed
 from personalq.ui.events.comparison import Comparison, Pictures
 from personalq.ui.events.conversation import Conversation, Turn, filled
 from personalq.ui.events.grid import Grid, Grids
-from personalq.ui.events.shelves import Emptied, Restored, Shelves
+from personalq.ui.events.shelves import FORM, Emptied, Restored, Shelves
 
 Parts = Mapping[str, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -32,6 +32,13 @@ WAIT = """
   {__type__: 'update', visible: true}]
 """
 """Until the job begins: shows where Gradio tells the place in the queue, and a way out of it."""
+NOT_BEGUN = """
+() => document.querySelector('#progress .pq-progress')?.textContent === 'Waiting for its turn'
+  ? ['<p class="pq-progress">Too many pictures are waiting: try again in a minute</p>',
+     {__type__: 'update', visible: false}]
+  : [{__type__: 'update'}, {__type__: 'update'}]
+"""
+"""What fails later says so itself."""
 SHOW_VIEW = "(view) => { document.getElementById('pictures').dataset.view = view; }"
 SHOW_THEME = """
 (theme) => {
@@ -52,13 +59,9 @@ def talk(parts: Parts, page: Conversation) -> None:
     parts["box"].submit(page.turn, [parts["box"], *context], outputs, trigger_mode="once", validator=filled, **TALK)
     for button in parts["starters"]:
         button.click(page.turn, [button, *context], outputs, trigger_mode="once", **TALK)
-    clicks: dict[str, tuple[Any, Callable[..., Any]]] = {
-        "option": (parts["chat"].option_select, page.on_option),
-        "card": (parts["cands"].select, page.on_card),
-        "shelf": (parts["shelf"].select, page.on_shelf),
-    }
-    for event, handler in clicks.values():
-        event(handler, context, outputs, trigger_mode="once", **TALK)
+    parts["chat"].option_select(page.on_option, [*context, parts["size"]], outputs, trigger_mode="once", **TALK)
+    parts["cands"].select(page.on_card, context, outputs, trigger_mode="once", **TALK)
+    parts["shelf"].select(page.on_shelf, context, outputs, trigger_mode="once", **TALK)
     parts["chat"].clear(page.on_clear, parts["sess"], outputs, **TALK)
     edited = of(parts, "prompt", "warning")
     parts["prompt_box"].change(  # `input` misses Backspace, cut and paste
@@ -81,6 +84,7 @@ def drawing(parts: Parts, page: Comparison) -> None:
         show_progress_on=parts["progress"],
         **DRAW,
     )
+    run.failure(None, None, of(parts, "progress", "stop"), js=NOT_BEGUN, **QUIET)
     parts["stop"].click(None, cancels=[run], queue=False, **QUIET)  # first: listeners are sent one after the other
     parts["stop"].click(page.on_stop, None, of(parts, "progress", "go", "stop"), concurrency_id="cpu", **QUIET)
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
@@ -115,11 +119,11 @@ def shelves(parts: Parts, page: Shelves) -> None:
     parts["history"].select(page.on_history, [*context, parts["kept"]], restored, **TALK)
     parts["dropped"].upload(page.on_drop, [*context, parts["dropped"]], restored, **TALK)
     parts["dropped"].upload(lambda: None, None, parts["dropped"], queue=False, **QUIET)  # there is room for the next
-    form = ("own_file", "own_repo", "own_trigger", "own_noun", "own_base", "own_license", "own_consent")
-    listed = of(parts, "own_list", "shelf", "sess")
-    parts["own_add"].click(
-        page.on_add, of(parts, "sess", *form), [parts["own_said"], *listed], trigger_mode="once", **TALK
+    form, listed = of(parts, *FORM), of(parts, "own_list", "shelf", "sess")
+    adding = parts["own_add"].click(
+        page.on_add, [parts["sess"], *form], [parts["own_said"], *listed], trigger_mode="once", **TALK
     )
+    adding.success(page.on_added, None, form, queue=False, **QUIET)  # with outputs of its own: a refusal marks them all
     parts["own_list"].select(page.on_own, parts["sess"], [*listed, parts["studio"]], **TALK)
     parts["own_list"].select(page.on_use, context, of(parts, *Turn._fields), **TALK)
     settings = of(parts, "protect", "blind", "previews", "theme", "precision")

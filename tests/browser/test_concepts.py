@@ -60,6 +60,9 @@ def test_a_lora_of_ones_own(app_url: str, open_page: Open, tmp_path: Path) -> No
     expect(own(page)).to_have_count(1)
     expect(page.locator("#own-said")).to_contain_text("Added: waffle")
     expect(own(page)).to_contain_text("wffl dog")
+    expect(page.locator("#own-trigger").get_by_role("textbox")).to_have_value("")
+    expect(page.locator("#own-file")).not_to_contain_text("waffle")
+    expect(page.get_by_label("I may use these weights")).not_to_be_checked()
 
     open_tab(page, "Draw")
     expect(page.locator("#shelf")).to_contain_text("waffle")

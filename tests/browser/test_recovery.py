@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from steps import await_pictures, choices, choose, expect, generate, picture, prompt, see_toast, set_number
+from steps import await_pictures, choices, choose, expect, generate, open_part, picture, prompt, see_toast, set_number
 
 Open = Callable[..., Any]
 
@@ -24,7 +24,7 @@ def test_a_picture_that_failed_is_tried_again_by_one_click(app_url: str, open_pa
     page = open_page(app_url)
     choose(page, "Luna")
     set_number(page, "steps", 1)
-    page.get_by_text("More: negative prompt").click()
+    open_part(page, "More: negative prompt")
     set_size(page, "100 x 100")
     for _ in range(2):
         page.get_by_role("button", name="Generate both").click()
@@ -40,6 +40,18 @@ def test_a_picture_that_failed_is_tried_again_by_one_click(app_url: str, open_pa
     expect(page.locator("#progress")).to_contain_text("Both pictures")
     assert picture(page, "picture-b").size == (96, 128)
     expect(page.locator("#chat button.option")).to_have_count(0)
+
+
+def test_a_full_queue_is_said_and_can_be_tried_again(app_url: str, open_page: Open) -> None:
+    page = open_page(app_url)
+    choose(page, "Luna")
+    full = {"detail": "Queue is full. Max size is 32 and size is 32."}
+    page.route("**/queue/join*", lambda asked: asked.fulfill(status=503, json=full))
+    page.get_by_role("button", name="Generate both").click()
+    expect(page.locator("#progress")).to_contain_text("Too many pictures are waiting")
+    expect(page.locator("#stop")).to_be_hidden()
+    page.unroute("**/queue/join*")
+    generate(page, steps=1)
 
 
 def test_stopped_before_the_first_step(app_url: str, open_page: Open) -> None:

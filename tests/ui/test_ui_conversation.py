@@ -36,7 +36,7 @@ def asked() -> tuple[Desk, Conversation, Turn]:
 
 
 def option(page: Conversation, turn: Turn, id_: str) -> Turn:
-    return settle(page.on_option(turn.chat, turn.sess, event(id_), browser()))
+    return settle(page.on_option(turn.chat, turn.sess, "Square", event(id_), browser()))
 
 
 # --- asking ------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_an_option_that_is_gone_says_so(id_: Any) -> None:
     after = option(page, turn, "o1")
     for chat, sess in ((after.chat, after.sess), ([], {})):
         with pytest.raises(gr.Error, match="expired"):
-            settle(page.on_option(chat, sess, event(id_), browser()))
+            settle(page.on_option(chat, sess, "Square", event(id_), browser()))
 
 
 def test_a_card_chooses_whatever_was_pending() -> None:
@@ -178,8 +178,8 @@ def test_no_match_offers_the_base_model_rephrasing_and_adding() -> None:
 @pytest.mark.parametrize("sess", [{}, {"options": {"o1": "Pip"}}, session()])
 def test_ways_out_of_a_failure_need_no_session(sess: dict[str, Any]) -> None:
     page = page_of(Desk())
-    smaller = settle(page.on_option([], sess, event(present.SMALLER), browser()))
-    lower = settle(page.on_option([], sess, event(present.LOWER), browser()))
+    smaller = settle(page.on_option([], sess, "Square", event(present.SMALLER), browser()))
+    lower = settle(page.on_option([], sess, "Square", event(present.LOWER), browser()))
     assert (smaller.size, smaller.precision, smaller.again) == ("Smaller", KEEP, KEEP)
     assert (lower.size, lower.precision, lower.again) == (KEEP, "taq-w4a8", KEEP)
     for turn, label in ((smaller, "Make it smaller"), (lower, "Use a lower precision")):
@@ -187,11 +187,25 @@ def test_ways_out_of_a_failure_need_no_session(sess: dict[str, Any]) -> None:
         assert {**turn.sess, "options": 0} == {**sess, "options": 0}
 
 
+def test_a_size_shrinks_until_it_cannot() -> None:
+    page, size = page_of(Desk()), "Square"
+    for expected in ("Smaller", "256 x 256", "192 x 192", "128 x 128", "64 x 64", "64 x 64"):
+        turn = settle(page.on_option([], {}, size, event(present.SMALLER), browser()))
+        word = "cannot be smaller" if size == expected else expected
+        assert turn.size == expected and word in turn.chat[-1]["content"]
+        size = expected
+
+
+def test_a_size_that_is_none_cannot_shrink() -> None:
+    turn = settle(page_of(Desk()).on_option([], {}, "nonsense", event(present.SMALLER), browser()))
+    assert turn.size is KEEP and "not understood" in turn.chat[-1]["content"]
+
+
 def test_trying_again_is_a_new_event_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0, 2.0])
     monkeypatch.setattr(conversation.time, "time", lambda: next(times))
     page = page_of(Desk())
-    agains = [settle(page.on_option([], {}, event(present.AGAIN), browser())).again for _ in range(2)]
+    agains = [settle(page.on_option([], {}, "Square", event(present.AGAIN), browser())).again for _ in range(2)]
     assert agains == [1.0, 2.0]
 
 

@@ -105,7 +105,7 @@ def test_a_missing_concept_is_named_and_can_be_added(page: Shelves) -> None:
     assert "Lost &lt;one&gt;" in said["content"] and [one["value"] for one in said["options"]] == [present.ADD]
     assert back.sess["options"] == {present.ADD: "Add a concept"} and back.sess["chosen"]["ids"] == []
     assert back.prompt_box == "a lst" and back.prompt == [("a lst", None)]
-    clicked = settle(page.conversation.on_option(back.chat, back.sess, event(present.ADD), browser()))
+    clicked = settle(page.conversation.on_option(back.chat, back.sess, "Square", event(present.ADD), browser()))
     assert clicked.tabs.selected == "concepts"
 
 
@@ -277,7 +277,7 @@ def refused(page: Shelves, sess: Any = None, path: str | None = None, **form: An
     with pytest.raises(gr.Error) as told:
         for one in adding(page, sess, path, **form):
             shown.append(one)
-    assert shown[0][0] == "Reading…" and shown[-1] == (told.value.message, KEEP, KEEP, KEEP)
+    assert shown == [("Reading…", KEEP, KEEP, KEEP), (told.value.message, KEEP, KEEP, KEEP)]
     return told.value
 
 
@@ -299,6 +299,7 @@ def test_a_file_becomes_a_concept_of_this_visitor_alone(page: Shelves, visitors:
     assert [str(path) for path in files(visitors)] == list(one.files)
     assert one.id not in page.desk.known and "fox" not in page.conversation.shelf({})
     assert sess["chosen"] == session()["chosen"]
+    assert page.on_added() == [None, "", "", "", "", "", False]
 
 
 def test_who_has_no_session_any_more_is_still_known_by_their_files(page: Shelves, tmp_path: Path) -> None:

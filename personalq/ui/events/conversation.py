@@ -15,7 +15,7 @@ import gradio as gr
 from personalq.errors import PersonalQError
 from personalq.records import Checkpoint, Decision, Question, Request, Selection
 from personalq.ui import panels, present
-from personalq.ui.controls import MOST_WEIGHT, WEIGHTS
+from personalq.ui.controls import MOST_WEIGHT, WEIGHTS, smaller
 from personalq.ui.desk import Desk
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
@@ -85,8 +85,10 @@ class Conversation:
         """A typed request, or the typed answer to a pending question."""
         yield from self._turn(text, text, chat, sess, browser)
 
-    def on_option(self, chat: list[Message], sess: Session, evt: gr.SelectData, browser: gr.Request) -> Iterator[Turn]:
-        """A click on one of the options under the last reply."""
+    def on_option(
+        self, chat: list[Message], sess: Session, size: str, evt: gr.SelectData, browser: gr.Request
+    ) -> Iterator[Turn]:
+        """A click on one of the options under the last reply; `size` is what the size widget shows."""
         options: dict[str, str] = {**present.WAYS_OUT, **sess.get("options", {})}
         if evt.value not in options:
             raise failure(present.EXPIRED)
@@ -94,7 +96,7 @@ class Conversation:
         if evt.value == present.AGAIN:
             yield Turn(chat=said, sess=left, again=time.time())
         elif evt.value == present.SMALLER:
-            yield Turn(chat=[*said, present.replied("Smaller: generate again.")], sess=left, size="Smaller")
+            yield self._smaller(said, left, size)
         elif evt.value == present.LOWER:
             yield Turn(chat=[*said, present.replied("At 4 bits: generate again.")], sess=left, precision="taq-w4a8")
         elif evt.value == present.ADD:
@@ -108,6 +110,18 @@ class Conversation:
             yield self._shown(said, sess, request, present.without_concept(request))
         else:
             yield from self._turn(evt.value, options[evt.value], chat, sess, browser)
+
+    def _smaller(self, said: list[Message], left: Session, size: str) -> Turn:
+        try:
+            less = smaller(size, self.desk.size())
+        except PersonalQError as error:
+            return Turn(chat=[*said, present.replied(str(error))], sess=left)
+        words = (
+            "It cannot be smaller: use a lower precision."
+            if less == size
+            else f"The size is now {less}: generate again."
+        )
+        return Turn(chat=[*said, present.replied(words)], sess=left, size=less)
 
     def on_card(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """A click on a candidate: that one is meant, whatever was pending."""

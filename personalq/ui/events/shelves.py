@@ -84,6 +84,18 @@ class Emptied(NamedTuple):
     previews: Any = True
     theme: Any = THEMES[0]
     precision: Any = next(iter(PRECISIONS))
+    own_said: Any = ""
+    own_file: Any = None
+    own_repo: Any = ""
+    own_trigger: Any = ""
+    own_noun: Any = ""
+    own_base: Any = ""
+    own_license: Any = ""
+    own_consent: Any = False
+
+
+FORM = ("own_file", "own_repo", "own_trigger", "own_noun", "own_base", "own_license", "own_consent")
+"""The widgets that describe a concept of one's own."""
 
 
 class Shelves:
@@ -187,6 +199,10 @@ class Shelves:
         names = ", ".join(one.name or one.id for one in new)
         said = f"Added: {present.safe(names)}. Ask for it, or press Use."
         yield said, *self._own(sess)
+
+    def on_added(self) -> list[Any]:
+        """The form, ready for the next one; what was refused stays in it."""
+        return [getattr(Emptied(), name) for name in FORM]
 
     def _new(
         self, visitor: str, path: str | None, repo: str, trigger: str, noun: str, base: str, license_: str
