@@ -23,6 +23,7 @@ from personalq.ui.controls import LAST_SEED, MOST_STEPS, REFERENCE
 from personalq.ui.desk import Desk
 from personalq.ui.limits import Limits, visitor_of, waiting
 from personalq.ui.payloads import candidate, decided, marked, ranked, reading, repeatable
+from personalq.ui.runs import Pace
 
 GPU = "gpu"
 LONGEST = 2000
@@ -202,13 +203,17 @@ class Api:
         return job, [f"{lost}: the concept may not show. rewrite_prompt puts it in."]
 
     def _compared(self, job: Job, precision: Precision, warnings: list[str]) -> Iterator[tuple[Any, Any, Any]]:
-        """Steps as they are done, then both pictures. The files are gone when the caller asks for more."""
+        """Steps, ten a second at most, then both pictures. The files are gone when the caller asks for more."""
         last: dict[Precision, Frame] = {}
+        pace = Pace()
         with closing(self.desk.compare(job, (REFERENCE, precision))) as frames:
             for frame in frames:
-                if frame.step == frame.total and frame.image is not None:
+                done = frame.step == frame.total
+                if done and frame.image is not None:
                     last[frame.variant] = frame
-                yield None, None, {"picture": frame.variant, "step": frame.step, "steps": frame.total}
+                if done or pace.is_due():
+                    yield None, None, {"picture": frame.variant, "step": frame.step, "steps": frame.total}
+                    pace.begin()
         if len(last) != 2:
             raise GenerationError("The pictures were not finished: try again.")
         with tempfile.TemporaryDirectory(prefix="personalq-api-") as folder:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
@@ -94,6 +95,24 @@ def made(job: Job, precision: str, index: int) -> dict[str, Any]:
     protect = {"chosen": None if job.protect is None else list(job.protect), "rows": [], "kept": "trigger"}
     more = {"precision": precision, "concepts": concepts, "spans": marks, "protect": protect}
     return validated({**said, **sizes, **more, "base": {"name": "tiny-sd"}, "versions": {"personalq": "0"}})
+
+
+class Clock:
+    """Goes on by the same seconds whenever it is looked at."""
+
+    def __init__(self, tick: float) -> None:
+        self.tick, self.now = tick, 100.0
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    @staticmethod
+    def of_slow_steps(monkeypatch: pytest.MonkeyPatch) -> Clock:
+        """The clock by which runs are shown, so that every step is."""
+        clock = Clock(1000.0)
+        monkeypatch.setattr("personalq.ui.runs.time", clock)
+        return clock
 
 
 class Desk:

@@ -14,7 +14,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
-from scripted_desk import PIP, REX, selection
+from scripted_desk import PIP, REX, Clock, selection
 from scripted_desk import Desk as Scripted
 from starlette.datastructures import Headers
 
@@ -139,7 +139,8 @@ def test_a_prompt_is_written_for_a_concept() -> None:
 # --- pictures ----------------------------------------------------------------------------------
 
 
-def test_both_pictures_come_last_and_their_files_go() -> None:
+def test_both_pictures_come_last_and_their_files_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock.of_slow_steps(monkeypatch)
     one = api()
     run = one.compare_images("a zwx dog, zwx dog", "pip", 7, 2, 4, BROWSER)
     steps = [next(run) for _ in range(5)]

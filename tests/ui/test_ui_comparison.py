@@ -21,6 +21,7 @@ from scripted_desk import (
     OWN,
     PIP,
     PLENTY,
+    Clock,
     Desk,
     browser,
     controls,
@@ -48,10 +49,7 @@ def visitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visitors:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Slow steps: every one is shown."""
-    clock = Clock(1000.0)
-    monkeypatch.setattr("personalq.ui.runs.time", clock)
-    return clock
+    return Clock.of_slow_steps(monkeypatch)
 
 
 @pytest.fixture()
@@ -61,17 +59,6 @@ def page(visitors: Visitors) -> Comparison:
 
 def page_of(desk: Desk, visitors: Visitors, allowed: Allowance = PLENTY) -> Comparison:
     return Comparison(desk, Limits(allowed), visitors)  # type: ignore[arg-type]
-
-
-class Clock:
-    """Goes on by the same seconds whenever it is looked at."""
-
-    def __init__(self, tick: float) -> None:
-        self.tick, self.now = tick, 100.0
-
-    def monotonic(self) -> float:
-        self.now += self.tick
-        return self.now
 
 
 class Bar:
