@@ -49,6 +49,8 @@ ROWS: dict[str, tuple[Any, ...]] = {
 class Controls(NamedTuple):
     """The values of the widgets that describe a picture; the names are the widgets' names."""
 
+    picked: str = ""
+    """What stands for the choice of concepts, as it was on the page when the picture was asked for."""
     prompt_box: str = ""
     negative: str = ""
     seed: float | None = None

@@ -51,12 +51,14 @@ def page(desk: Desk) -> gr.Blocks:
     limits, visitors = Limits(), Visitors()
     conversation = Conversation(desk, limits)
     comparison = Comparison(desk, limits, visitors)
-    mine = Shelves(desk, limits, visitors, conversation)
+    grids = Grids(comparison)
+    mine = Shelves(desk, limits, visitors, conversation, (comparison.runs, grids.runs))
     bases = sorted({name for name in (desk.base_name, *(one.base for one in desk.catalog.checkpoints)) if name})
     with gr.Blocks(title="PersonalQ", analytics_enabled=False, delete_cache=(SWEEP, LASTS)) as blocks:
         parts: dict[str, Any] = {
             "sess": gr.State({}, time_to_live=LASTS, delete_callback=mine.leave),
             "made": gr.State({}, time_to_live=LASTS),
+            "failed": gr.State({}, time_to_live=LASTS),
             "kept": gr.BrowserState({}, storage_key=KEY, secret=SECRET),
             "again": gr.State(0),
         }
@@ -73,9 +75,9 @@ def page(desk: Desk) -> gr.Blocks:
             with gr.Tab("Settings", id="settings", render_children=True):
                 shelves.settings(parts)
         wiring.talk(parts, conversation)
-        wiring.drawing(parts, comparison)
-        wiring.grids(parts, Grids(comparison))
+        runs = [wiring.drawing(parts, comparison), wiring.grids(parts, grids)]
         wiring.shelves(parts, mine)
+        wiring.clearing(parts, conversation, comparison, grids, mine, runs)
         opened = wiring.of(parts, "sess", "history", "tally", "protect", "blind", "previews", "theme", "precision")
         blocks.load(mine.on_load, parts["kept"], opened, **wiring.QUIET, concurrency_limit=None)
         blocks.load(conversation.on_load, None, parts["status"], **wiring.QUIET, concurrency_limit=None)

@@ -6,7 +6,9 @@ as plain data for widgets that show plain text.
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from personalq.ui.controls import MOST_PROMPT, Controls
 
 Message = dict[str, Any]
 Session = dict[str, Any]
-"""What one visitor has open, as plain data: request, pending, options, cards, chosen, own, visitor."""
+"""What one visitor has open, as plain data: request, pending, options, cards, chosen, before, own, visitor."""
 
 SHOWN = 6
 """How many candidates the gallery shows."""
@@ -28,6 +30,8 @@ PLAIN, REPHRASE, ADD, AGAIN, SMALLER, LOWER = (
     f"ui:{name}" for name in ("plain", "rephrase", "add", "again", "smaller", "lower")
 )
 """Ids of the answers that are the page's own: to "no match", and to what went wrong."""
+CHOICES = 8
+"""How many choices a session knows beside the last."""
 EXPIRED = "That choice has expired. Ask again."
 WAYS_OUT = {AGAIN: "Try again", SMALLER: "Make it smaller", LOWER: "Use a lower precision"}
 """Answers to what went wrong, id to label. They need nothing of the conversation, so they never expire."""
@@ -148,6 +152,23 @@ def chosen(selection: Selection) -> dict[str, Any]:
     """A selection as plain data: ids, prompt and the marked pieces of it."""
     marks = [{**asdict(s), "text": selection.prompt[s.start : s.end]} for s in selection.spans]
     return {"ids": [c.id for c in selection.checkpoints], "prompt": selection.prompt, "marks": marks}
+
+
+def with_chosen(sess: Session, picked: Mapping[str, Any] | None) -> Session:
+    """The session with another choice; those before it stay known, since pictures may wait that were asked for then."""
+    before = [one for one in (sess.get("chosen"), *sess.get("before", ())) if one and one != picked]
+    return {**sess, "chosen": picked, "before": before[:CHOICES]}
+
+
+def token(picked: Mapping[str, Any]) -> str:
+    """What stands for a choice on the page."""
+    return hashlib.sha256(json.dumps(picked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def choice(sess: Session, token_: str) -> Mapping[str, Any] | None:
+    """The choice that was on the page when a picture was asked for; None when it is not known any more."""
+    known = (sess.get("chosen"), *sess.get("before", ()))
+    return next((one for one in known if one and token(one) == token_), None)
 
 
 def without_concept(request: Request) -> Selection:

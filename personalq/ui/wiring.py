@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -56,13 +56,13 @@ def of(parts: Parts, *names: str) -> list[Any]:
 def talk(parts: Parts, page: Conversation) -> None:
     """The conversation and the prompt."""
     outputs, context = of(parts, *Turn._fields), of(parts, "chat", "sess")
-    parts["box"].submit(page.turn, [parts["box"], *context], outputs, trigger_mode="once", validator=filled, **TALK)
+    answer = [*context, parts["size"]]
+    parts["box"].submit(page.turn, [parts["box"], *answer], outputs, trigger_mode="once", validator=filled, **TALK)
     for button in parts["starters"]:
-        button.click(page.turn, [button, *context], outputs, trigger_mode="once", **TALK)
-    parts["chat"].option_select(page.on_option, [*context, parts["size"]], outputs, trigger_mode="once", **TALK)
+        button.click(page.turn, [button, *answer], outputs, trigger_mode="once", **TALK)
+    parts["chat"].option_select(page.on_option, answer, outputs, trigger_mode="once", **TALK)
     parts["cands"].select(page.on_card, context, outputs, trigger_mode="once", **TALK)
     parts["shelf"].select(page.on_shelf, context, outputs, trigger_mode="once", **TALK)
-    parts["chat"].clear(page.on_clear, parts["sess"], outputs, **TALK)
     edited = of(parts, "prompt", "warning")
     parts["prompt_box"].change(  # `input` misses Backspace, cut and paste
         page.on_edit, of(parts, "prompt_box", "sess"), edited, trigger_mode="always_last", **TALK
@@ -70,8 +70,8 @@ def talk(parts: Parts, page: Conversation) -> None:
     parts["reset"].click(page.on_reset, parts["sess"], [parts["prompt_box"], *edited], **TALK)
 
 
-def drawing(parts: Parts, page: Comparison) -> None:
-    """Generate, stop, look, vote."""
+def drawing(parts: Parts, page: Comparison) -> Any:
+    """Generate, stop, look, vote. Returns the run."""
     outputs = of(parts, *Pictures._fields)
     begins = [parts["go"].click, parts["again"].change]
     gr.on(begins, None, None, of(parts, "outputs", "progress", "stop"), js=WAIT, **QUIET)
@@ -79,7 +79,7 @@ def drawing(parts: Parts, page: Comparison) -> None:
     run = gr.on(
         begins,
         page.on_compare,
-        of(parts, "chat", "sess", *Controls._fields),
+        of(parts, "sess", *Controls._fields),
         outputs,
         show_progress_on=parts["progress"],
         **DRAW,
@@ -89,28 +89,31 @@ def drawing(parts: Parts, page: Comparison) -> None:
     parts["stop"].click(page.on_stop, None, of(parts, "progress", "go", "stop"), concurrency_id="cpu", **QUIET)
     parts["dice"].click(new_seed, None, parts["seed"], queue=False, **QUIET)
     parts["view"].change(None, parts["view"], js=SHOW_VIEW, api_visibility="private")
+    parts["failed"].change(page.on_failed, of(parts, "failed", "chat"), parts["chat"], **TALK)
     parts["made"].change(page.on_made, of(parts, "made", "sess", "kept"), of(parts, "sess", "kept"), **TALK)
     parts["strip"].select(page.on_strip, parts["made"], outputs, **TALK)
     votes: dict[str, int | None] = {"vote_a": 0, "vote_same": None, "vote_b": 1}
     for name, chosen in votes.items():
         parts[name].click(_voting(page, chosen), of(parts, "made", "kept"), outputs, **TALK)
+    return run
 
 
 def _voting(page: Comparison, chosen: int | None) -> Callable[[dict[str, Any], Any], Pictures]:
     return lambda made, kept: page.on_vote(made, kept, chosen)
 
 
-def grids(parts: Parts, page: Grids) -> None:
-    """Concept weight against precision."""
+def grids(parts: Parts, page: Grids) -> Any:
+    """Concept weight against precision. Returns the run."""
     run = parts["grid_go"].click(
         page.on_grid,
-        of(parts, "chat", "sess", "grid_weights", "grid_precisions", *Controls._fields),
+        of(parts, "sess", "grid_weights", "grid_precisions", *Controls._fields),
         of(parts, *Grid._fields),
         show_progress_on=parts["grid_out"],
         **DRAW,
     )
     parts["grid_stop"].click(None, cancels=[run], queue=False, **QUIET)
     parts["grid_stop"].click(page.on_stop, None, of(parts, *Grid._fields), concurrency_id="cpu", **QUIET)
+    return run
 
 
 def shelves(parts: Parts, page: Shelves) -> None:
@@ -124,13 +127,24 @@ def shelves(parts: Parts, page: Shelves) -> None:
         page.on_add, [parts["sess"], *form], [parts["own_said"], *listed], trigger_mode="once", **TALK
     )
     adding.success(page.on_added, None, form, queue=False, **QUIET)  # with outputs of its own: a refusal marks them all
-    parts["own_list"].select(page.on_own, parts["sess"], [*listed, parts["studio"]], **TALK)
+    parts["own_list"].select(page.on_own, parts["sess"], [*listed, *of(parts, "studio", "cands")], **TALK)
     parts["own_list"].select(page.on_use, context, of(parts, *Turn._fields), **TALK)
     settings = of(parts, "protect", "blind", "previews", "theme", "precision")
     for widget in settings:
         widget.input(page.on_setting, [parts["kept"], *settings], parts["kept"], **TALK)
     parts["theme"].change(None, parts["theme"], js=SHOW_THEME, api_visibility="private")
     parts["kept"].change(page.on_kept, parts["kept"], of(parts, "history", "tally"), **TALK)
-    cleared = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
-    parts["clear"].click(page.on_clear, parts["sess"], cleared, **TALK)
-    parts["clear"].click(page.on_emptied, None, of(parts, *Emptied._fields), **TALK)
+
+
+def clearing(
+    parts: Parts, talk: Conversation, pictures: Comparison, grid: Grids, mine: Shelves, runs: Sequence[Any]
+) -> None:
+    """The bin above the conversation, and Clear my data. What is being made is stopped first."""
+    for cleared in (parts["chat"].clear, parts["clear"].click):
+        cleared(None, cancels=runs, queue=False, **QUIET)
+        cleared(pictures.on_away, None, of(parts, *Pictures._fields), **TALK)
+        cleared(grid.on_away, None, of(parts, *Grid._fields), **TALK)
+    parts["chat"].clear(talk.on_clear, parts["sess"], of(parts, *Turn._fields), **TALK)
+    kept = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
+    parts["clear"].click(mine.on_clear, parts["sess"], kept, **TALK)
+    parts["clear"].click(mine.on_emptied, None, of(parts, *Emptied._fields), **TALK)

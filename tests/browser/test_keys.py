@@ -33,6 +33,15 @@ def test_ctrl_enter_generates_and_esc_stops(app_url: str, open_page: Callable[..
     page.get_by_label("Edit the prompt").fill("a picture of lunacat cat in the snow")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#progress")).to_contain_text(re.compile(r"step \d+ of 50"))
+    for opened, open_it in (
+        (page.get_by_role("listbox"), page.locator("#precision input")),
+        (page.locator("#picture-a.fullscreen"), page.locator("#picture-a [aria-label*=ullscreen]").first),
+    ):
+        open_it.click()
+        expect(opened).to_be_visible()
+        page.keyboard.press("Escape")  # closes what is open, and nothing else
+        expect(opened).to_have_count(0)
+        expect(page.locator("#progress")).to_contain_text("step")
     assert page.get_by_label("Edit the prompt").input_value() == "a picture of lunacat cat in the snow"
     page.keyboard.press("Escape")
     expect(page.locator("#progress")).to_contain_text("Stopped")

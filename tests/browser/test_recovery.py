@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from steps import await_pictures, choices, choose, expect, generate, open_part, picture, prompt, see_toast, set_number
+from steps import (
+    ask,
+    await_pictures,
+    choices,
+    choose,
+    expect,
+    generate,
+    open_part,
+    open_tab,
+    picture,
+    prompt,
+    see_toast,
+    served,
+    set_number,
+)
 
 Open = Callable[..., Any]
 
@@ -52,6 +67,67 @@ def test_a_full_queue_is_said_and_can_be_tried_again(app_url: str, open_page: Op
     expect(page.locator("#stop")).to_be_hidden()
     page.unroute("**/queue/join*")
     generate(page, steps=1)
+
+
+def begin(page: Any) -> None:
+    """A picture of 50 steps, under way."""
+    set_number(page, "steps", 50)
+    page.get_by_role("button", name="Generate both").click()
+    expect(page.locator("#progress")).to_contain_text("Full precision · step")
+
+
+def test_a_picture_that_waited_is_of_the_concept_it_was_asked_for(app_url: str, open_page: Open) -> None:
+    other, page = open_page(app_url), open_page(app_url)
+    choose(other, "Clover")
+    begin(other)
+    choose(page, "Luna")
+    set_number(page, "steps", 2)
+    page.get_by_role("button", name="Generate both").click()
+    expect(page.locator("#progress")).to_contain_text("Waiting for its turn")
+    ask(page, "Cherry panda in the snow")
+    expect(page.get_by_label("Edit the prompt")).to_have_value(re.compile("chrry"))
+    other.locator("#stop").click()
+    expect(page.locator("#progress")).to_contain_text("a picture of lunacat cat")
+    made = served(page, "picture-b")
+    assert b"a picture of lunacat cat <lora:luna-cat:1>" in made and b"cherry" not in made
+    expect(page.locator("#chat")).to_contain_text("panda")
+
+
+def test_a_picture_can_be_stopped_whatever_is_asked_meanwhile(app_url: str, open_page: Open) -> None:
+    page = open_page(app_url)
+    choose(page, "Luna")
+    begin(page)
+    ask(page, "my dog")
+    choices(page).nth(1).wait_for()
+    expect(page.locator("#studio")).to_be_hidden()
+    page.locator("#stop").click()
+    expect(page.locator("#progress")).to_have_text("Stopped")
+
+
+def test_what_is_cleared_meanwhile_stays_away(app_url: str, open_page: Open) -> None:
+    page = open_page(app_url)
+    choose(page, "Luna")
+    generate(page, steps=1)
+    page.locator("#chat").get_by_label("Clear").click()
+    expect(page.locator("#outputs")).to_be_hidden()
+    expect(page.locator("#memory")).to_be_hidden()
+    for clear in ("bin", "all"):
+        choose(page, "Clover")
+        begin(page)
+        if clear == "bin":
+            page.locator("#chat").get_by_label("Clear").click()
+        else:
+            open_tab(page, "Settings")
+            page.get_by_role("button", name="Clear my data").click()
+            expect(page.locator("#cleared")).to_contain_text("Gone")
+            open_tab(page, "Draw")
+        expect(page.locator("#shelf .pq-card").first).to_be_visible()
+        expect(page.locator("#outputs")).to_be_hidden()
+    choose(page, "Luna")
+    generate(page, steps=1)
+    open_tab(page, "History")
+    expect(page.locator("#history li")).to_have_count(1)
+    expect(page.locator("#history")).to_contain_text("lunacat")
 
 
 def test_stopped_before_the_first_step(app_url: str, open_page: Open) -> None:

@@ -58,6 +58,8 @@ def test_four_views_of_one_pair(app_url: str, open_page: Callable[..., Any]) -> 
     for key, expected in (("End", first), ("Home", second)):
         page.keyboard.press(key)
         assert apart(shot(page, A), expected) < 0.1  # a layer of its own is rounded otherwise
+    line = page.locator("#pictures").evaluate("part => getComputedStyle(part, '::after').height")
+    assert float(line.removesuffix("px")) > 0.9 * page.locator(B).bounding_box()["height"]
     page.keyboard.press("ArrowRight")
     assert divider.input_value() == "1"
     page.keyboard.press("End")
@@ -145,3 +147,10 @@ def test_a_blind_vote(app_url: str, open_page: Callable[..., Any]) -> None:
     open_tab(page, "Settings")
     counts = page.locator("#tally tbody td").all_inner_texts()
     assert counts == (["1", "0", "0", "1.00"] if told[2] == "Full precision" else ["0", "1", "0", "1.00"])
+
+    open_tab(page, "Draw")
+    view(page, "Difference")
+    generate(page)
+    expect(page.locator(A)).to_be_visible()
+    expect(page.locator(B)).to_be_visible()
+    expect(page.locator(HEAT)).to_be_hidden()

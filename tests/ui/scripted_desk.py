@@ -80,7 +80,10 @@ def session(one: Checkpoint = PIP, text: str = "my dog", **more: Any) -> present
     return {"visitor": "127.0.0.1 one", "chosen": present.chosen(selection(one, text)), **more}
 
 
-def controls(**given: Any) -> Controls:
+def controls(sess: Mapping[str, Any] | None = None, **given: Any) -> Controls:
+    """What the page shows for the concept that is chosen in a session."""
+    chosen = (session() if sess is None else sess).get("chosen")
+    given = {"picked": present.token(chosen) if chosen else "", **given}
     return Controls(**{"prompt_box": "zwx dog", "seed": 7, "steps": 3, "precision": "taq-w4a8", **given})
 
 

@@ -21,11 +21,13 @@ from scripted_desk import (
     OWN,
     PIP,
     PLENTY,
+    REX,
     Clock,
     Desk,
     browser,
     controls,
     event,
+    selection,
     session,
     settle,
 )
@@ -72,7 +74,8 @@ class Bar:
 
 
 def started(page: Comparison, sess: Any = None, bar: Any = None, **given: Any) -> Iterator[Pictures]:
-    return page.on_compare(browser(), [], session() if sess is None else sess, bar or Bar(), *controls(**given))
+    sess = session() if sess is None else sess
+    return page.on_compare(browser(), sess, bar or Bar(), *controls(sess, **given))
 
 
 def compared(page: Comparison, sess: Any = None, **given: Any) -> list[Pictures]:
@@ -164,6 +167,16 @@ def test_every_precision_of_the_page_is_asked_for_by_its_name(page: Comparison) 
         assert settle(compared(page, precision=precision)).picture_b["label"] == name
 
 
+def test_the_concept_is_the_one_that_stood_there_when_it_was_asked_for(page: Comparison) -> None:
+    """While a picture waits for its turn, the conversation goes on to another concept."""
+    asked = session(PIP)
+    later = present.with_chosen(asked, present.chosen(selection(REX, "a dog")))
+    last = settle(list(page.on_compare(browser(), later, Bar(), *controls(asked))))
+    job = page.desk.job  # type: ignore[attr-defined]
+    assert job.checkpoints == ((PIP, 1.0),) and job.spans[0].id == "pip"
+    assert last.progress.count("zwx dog") == 1
+
+
 def test_what_is_loaded_is_told_on_gradios_own_bar(page: Comparison) -> None:
     bar = Bar()
     list(started(page, bar=bar))
@@ -201,7 +214,7 @@ def finished(page: Comparison, **given: Any) -> dict[str, Any]:
 
 def test_a_run_never_puts_an_older_session_or_history_back(page: Comparison) -> None:
     for one in compared(page):
-        assert one.kept is KEEP and not hasattr(one, "sess") and one.chat is KEEP
+        assert one.kept is KEEP and not hasattr(one, "sess") and not hasattr(one, "chat")
 
 
 def test_a_finished_run_goes_into_the_history_as_it_is_then(page: Comparison) -> None:
@@ -276,6 +289,17 @@ def test_pictures_of_long_ago_have_expired(page: Comparison, visitors: Visitors)
             late()
 
 
+# --- put away ---------------------------------------------------------------------------------
+
+
+def test_what_is_cleared_leaves_nothing_of_the_pictures(page: Comparison) -> None:
+    before, after = finished(page), page.on_away()
+    told = [after.picture_a, after.picture_b, after.heat, after.legend, after.verdict, after.progress, after.memory]
+    assert before and after.made == {} and not any(told)
+    assert not any(one["visible"] for one in (after.outputs, after.views, after.votes, after.strip, after.stop))
+    assert after.go["interactive"]
+
+
 # --- blind -------------------------------------------------------------------------------------
 
 TELLING = ("reference", "taq", "4-bit", "full precision", "quantised", "precision", "memory", " here", "zwx", "pip")
@@ -297,6 +321,11 @@ def test_until_the_vote_no_word_tells_the_sides_apart(page: Comparison, batch: i
 def test_until_the_vote_both_sides_are_counted_as_one(page: Comparison) -> None:
     steps = [one.progress for one in blind(page, 2) if "step" in one.progress]
     assert [f"Both pictures · step {i} of 12" in text for i, text in enumerate(steps, 1)] == [True] * 12
+
+
+def test_a_vote_is_between_two_that_can_be_seen(page: Comparison) -> None:
+    assert begun(blind(page)).view == "Side by side" and begun(compared(page)).view is KEEP
+    assert "first of 2 pairs" in settle(blind(page, 2)).progress
 
 
 def test_until_the_vote_no_picture_is_shown_before_the_other(page: Comparison) -> None:
@@ -412,10 +441,12 @@ def failing(page: Comparison, sess: Any = None, **given: Any) -> tuple[Pictures,
 def test_a_failure_is_said_with_its_ways_out_and_frees_the_buttons(
     visitors: Visitors, error: PersonalQError, ways: list[str]
 ) -> None:
-    last, raised = failing(page_of(Desk(fails=error), visitors))
+    page = page_of(Desk(fails=error), visitors)
+    last, raised = failing(page)
     assert last.go["interactive"] and not last.stop["visible"] and "Failed" in last.progress
-    assert last.chat[-1]["content"] == raised.message and "<" not in raised.message
-    assert [option["value"] for option in last.chat[-1].get("options", [])] == ways
+    (*before, said) = page.on_failed(last.failed, [present.said("meanwhile")])
+    assert len(before) == 1 and said["content"] == raised.message and "<" not in raised.message
+    assert [option["value"] for option in said.get("options", [])] == ways
     assert last.made is KEEP
 
 
@@ -447,7 +478,7 @@ def test_values_that_cannot_be_are_said_and_cost_nothing(
 def test_who_asks_for_too_much_is_told_and_may_try_again(visitors: Visitors) -> None:
     last, raised = failing(page_of(Desk(), visitors, FEW))
     assert "try again in" in raised.message
-    assert [option["value"] for option in last.chat[-1]["options"]] == [present.AGAIN]
+    assert list(last.failed["options"]) == [present.AGAIN]
 
 
 def test_one_visitor_makes_one_picture_at_a_time(page: Comparison) -> None:

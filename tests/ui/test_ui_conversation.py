@@ -32,7 +32,7 @@ def page_of(desk: Desk, allowed: Allowance = PLENTY) -> Conversation:
 def asked() -> tuple[Desk, Conversation, Turn]:
     desk = Desk(ASKED, selection(PIP, "my dog at sea"))
     page = page_of(desk)
-    return desk, page, settle(page.turn("my dog at sea", [], {}, browser()))
+    return desk, page, settle(page.turn("my dog at sea", [], {}, "Square", browser()))
 
 
 def option(page: Conversation, turn: Turn, id_: str) -> Turn:
@@ -43,14 +43,14 @@ def option(page: Conversation, turn: Turn, id_: str) -> Turn:
 
 
 def test_a_request_shows_itself_before_the_answer_is_there() -> None:
-    first = next(page_of(Desk(ASKED)).turn("my <dog>", [], {}, browser()))
+    first = next(page_of(Desk(ASKED)).turn("my <dog>", [], {}, "Square", browser()))
     assert first.box == "" and first.chat == [{"role": "user", "content": "my &lt;dog&gt;"}]
 
 
 def test_a_request_that_waits_says_what_for() -> None:
     desk = Desk(ASKED)
     desk.busy = ["Reading <files>: 1 of 9", "Encoding: 8 of 9"]
-    chats = [turn.chat for turn in page_of(desk).turn("my dog", [], {}, browser())]
+    chats = [turn.chat for turn in page_of(desk).turn("my dog", [], {}, "Square", browser())]
     said = [chat[-1]["content"] for chat in chats[1:]]
     assert said[0].startswith("Reading &lt;files&gt;") and said[1].startswith("Encoding")
     assert said[2].startswith("Looking through 2 checkpoints") and said[3] == "Which dog?"
@@ -68,7 +68,7 @@ def test_a_question_waits_with_its_options_and_cards() -> None:
 
 def test_the_session_is_plain_data() -> None:
     _desk, page, turn = asked()
-    after = settle(page.turn("pip", turn.chat, turn.sess, browser()))
+    after = settle(page.turn("pip", turn.chat, turn.sess, "Square", browser()))
     for sess in (turn.sess, after.sess):
         assert json.loads(json.dumps(sess)) == sess
 
@@ -76,7 +76,11 @@ def test_the_session_is_plain_data() -> None:
 @pytest.mark.parametrize("way", ["click", "type"])
 def test_an_answer_settles_the_question(way: str) -> None:
     desk, page, turn = asked()
-    answered = option(page, turn, "o1") if way == "click" else settle(page.turn("o1", turn.chat, turn.sess, browser()))
+    answered = (
+        option(page, turn, "o1")
+        if way == "click"
+        else settle(page.turn("o1", turn.chat, turn.sess, "Square", browser()))
+    )
     assert desk.heard[-1] == ("answer", "o1")
     assert answered.chat[-2]["content"] == ("Pip" if way == "click" else "o1")
     assert answered.prompt_box == "zwx dog at sea"
@@ -130,13 +134,32 @@ def test_own_concepts_are_asked_with_and_stay_with_the_session() -> None:
     desk = Desk(selection(OWN, "my dog"), NOTHING)
     page = page_of(desk)
     sess = present.with_own({"visitor": "v"}, [OWN])
-    turns = list(page.turn("a qvz cat", [], sess, browser()))
+    turns = list(page.turn("a qvz cat", [], sess, "Square", browser()))
     assert "Looking through 3 checkpoints" in turns[1].chat[-1]["content"]
     after = settle(turns)
     assert desk.heard[-1] == ("ask", Request("a qvz cat", base="tiny-sd"), (OWN,))
     assert present.own(after.sess) == (OWN,) and after.sess["visitor"] == "v"
     assert "Mine" in after.cands["value"]
-    assert present.own(settle(page.turn("x", [], after.sess, browser())).sess) == (OWN,)
+    assert present.own(settle(page.turn("x", [], after.sess, "Square", browser())).sess) == (OWN,)
+
+
+def test_choices_before_the_last_stay_known_and_the_page_says_which_is_meant() -> None:
+    page = page_of(Desk(selection(PIP, "my dog"), selection(REX, "my dog"), ASKED))
+    first = settle(page.turn("pip", [], {}, "Square", browser()))
+    second = settle(page.turn("rex", first.chat, first.sess, "Square", browser()))
+    asked = settle(page.turn("dog", second.chat, second.sess, "Square", browser()))
+    assert first.picked != second.picked and asked.picked is KEEP and asked.sess["chosen"] is None
+    for turn, id_ in ((first, "pip"), (second, "rex")):
+        choice = present.choice(asked.sess, turn.picked)
+        assert choice is not None and choice["ids"] == [id_]
+    assert present.choice(asked.sess, "") is None and present.choice({}, first.picked) is None
+
+
+def test_a_session_knows_a_few_choices() -> None:
+    sess: dict[str, Any] = {}
+    for i in range(30):
+        sess = present.with_chosen(sess, {"ids": [], "prompt": str(i), "marks": []})
+    assert [one["prompt"] for one in sess["before"]] == [str(i) for i in range(28, 28 - present.CHOICES, -1)]
 
 
 def test_own_concepts_lead_the_shelf_and_never_stand_in_for_the_catalogue() -> None:
@@ -161,7 +184,7 @@ def test_the_bin_brings_the_empty_page_back_and_own_concepts_stay() -> None:
 
 def no_match() -> tuple[Conversation, Turn]:
     page = page_of(Desk(NOTHING))
-    return page, settle(page.turn("a zebra", [], {}, browser()))
+    return page, settle(page.turn("a zebra", [], {}, "Square", browser()))
 
 
 def test_no_match_offers_the_base_model_rephrasing_and_adding() -> None:
@@ -173,6 +196,15 @@ def test_no_match_offers_the_base_model_rephrasing_and_adding() -> None:
     assert again.box == "a zebra" and again.sess["options"] == {}
     adding = option(page, turn, present.ADD)
     assert adding.tabs.selected == "concepts" and adding.sess["options"] == {}
+
+
+def test_a_typed_number_is_the_option_it_stands_at() -> None:
+    page, turn = no_match()
+    base, adding = (settle(page.turn(text, turn.chat, turn.sess, "Square", browser())) for text in ("1", " 3 "))
+    assert base.box == "" and base.prompt_box == "a zebra"
+    assert adding.tabs.selected == "concepts"
+    page.desk.script.append(NOTHING)  # type: ignore[attr-defined]
+    assert settle(page.turn("4", turn.chat, turn.sess, "Square", browser())).chat[-2]["content"] == "4"
 
 
 @pytest.mark.parametrize("sess", [{}, {"options": {"o1": "Pip"}}, session()])
@@ -213,7 +245,7 @@ def failed(error: PersonalQError, sess: dict[str, Any], allowed: Allowance = PLE
     """The last values a failing turn showed, and what it raised."""
     turns: list[Turn] = []
     with pytest.raises(gr.Error) as raised:
-        for turn in page_of(Desk(error), allowed).turn("x", [], sess, browser()):
+        for turn in page_of(Desk(error), allowed).turn("x", [], sess, "Square", browser()):
             turns.append(turn)
     return turns[-1], raised.value
 
@@ -228,10 +260,19 @@ def test_what_nobody_foresaw_does_not_leave_the_chat_waiting() -> None:
     desk = Desk()  # whose script is empty
     turns: list[Turn] = []
     with pytest.raises(IndexError):
-        for turn in page_of(desk).turn("x", [], {"options": {"o1": "Pip"}}, browser()):
+        for turn in page_of(desk).turn("x", [], {"options": {"o1": "Pip"}}, "Square", browser()):
             turns.append(turn)
     last = turns[-1].chat[-1]
     assert "send it again" in last["content"] and last["options"] == [{"value": "o1", "label": "Pip"}]
+
+
+def test_a_first_request_that_fails_brings_text_and_empty_page_back() -> None:
+    first, _ = failed(RequestError("no"), {})
+    assert first.box == "x" and first.intro["visible"] and first.shelf["visible"]
+    with pytest.raises(gr.Error):
+        for turn in page_of(Desk(RequestError("no"))).turn("y", [present.said("x")], {}, "Square", browser()):
+            later = turn
+    assert later.box == "y" and later.intro is KEEP and later.shelf is KEEP
 
 
 def test_after_an_error_the_choices_are_still_there() -> None:
@@ -242,10 +283,10 @@ def test_after_an_error_the_choices_are_still_there() -> None:
 def test_who_asks_too_often_is_told_and_others_are_not() -> None:
     desk = Desk(ASKED, ASKED, ASKED)
     page = page_of(desk, FEW)
-    settle(page.turn("my dog", [], {}, browser()))
+    settle(page.turn("my dog", [], {}, "Square", browser()))
     with pytest.raises(gr.Error, match="try again in"):
-        settle(page.turn("my dog", [], {}, browser()))
-    settle(page.turn("my dog", [], {}, browser(host="127.0.0.2")))
+        settle(page.turn("my dog", [], {}, "Square", browser()))
+    settle(page.turn("my dog", [], {}, "Square", browser(host="127.0.0.2")))
     assert len(desk.heard) == 2
 
 
@@ -313,4 +354,4 @@ def test_concepts_of_other_bases_are_counted_under_the_shelf() -> None:
 
 
 def test_an_empty_request_is_told_at_the_box() -> None:
-    assert [filled(text, [], {})[0]["is_valid"] for text in ("  ", "a dog")] == [False, True]
+    assert [filled(text, [], {}, "Square")[0]["is_valid"] for text in ("  ", "a dog")] == [False, True]

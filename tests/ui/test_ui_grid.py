@@ -37,7 +37,7 @@ def started(
     page: Grids, weights: str = "0, 1", precisions: Any = ("nf4",), sess: Any = None, **given: Any
 ) -> Iterator[Grid]:
     sess = session() if sess is None else sess
-    return page.on_grid(browser(), [], sess, weights, list(precisions), *controls(**given))
+    return page.on_grid(browser(), sess, weights, list(precisions), *controls(sess, **given))
 
 
 def failing(page: Grids, *values: Any, **given: Any) -> tuple[Grid, gr.Error]:
@@ -144,6 +144,13 @@ def test_stopping_closes_the_denoiser_and_keeps_the_table(visitors: Visitors) ->
     assert made(page)
 
 
+def test_what_is_cleared_leaves_no_table(visitors: Visitors) -> None:
+    page = page_of(visitors)
+    gone = page.on_away()
+    assert settle(made(page)).grid_file["visible"] and gone.grid_out == "" and not gone.grid_file["visible"]
+    assert gone.grid_file["value"] is None and gone.grid_go["interactive"]
+
+
 # --- when it fails -----------------------------------------------------------------------------
 
 
@@ -170,8 +177,10 @@ def test_values_that_cannot_be_are_said_and_cost_nothing(
 
 
 def test_a_failure_offers_no_way_out_that_would_start_something_else(visitors: Visitors) -> None:
-    last, raised = failing(page_of(visitors, Desk(fails=GenerationError("Out of memory at step 1."))))
-    assert last.chat == [{"role": "assistant", "content": raised.message}]
+    page = page_of(visitors, Desk(fails=GenerationError("Out of memory at step 1.")))
+    last, raised = failing(page)
+    (said,) = page.page.on_failed(last.failed, [])
+    assert said == {"role": "assistant", "content": raised.message}
     assert last.grid_go["interactive"] and not last.grid_stop["visible"]
 
 

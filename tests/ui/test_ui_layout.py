@@ -16,14 +16,14 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
-from scripted_desk import PIP, REX, Desk, browser, session
+from scripted_desk import PIP, REX, Desk, browser, controls, session
 
 from personalq.ui import layout
 from personalq.ui.controls import Controls
 from personalq.ui.events.comparison import Pictures
 from personalq.ui.events.conversation import Turn
 from personalq.ui.events.grid import Grid
-from personalq.ui.events.shelves import Emptied, Restored
+from personalq.ui.events.shelves import FORM, Emptied, Restored
 from personalq.ui.keepsakes import SETTINGS
 
 
@@ -128,10 +128,20 @@ def test_a_page_is_first_as_the_controls_have_it(blocks: gr.Blocks) -> None:
         assert (widget(blocks, name.replace("_", "-")).value or type(value)()) == value, name
 
 
-def test_clearing_brings_the_settings_of_the_first_page_back(blocks: gr.Blocks) -> None:
+def test_clearing_brings_the_fields_and_settings_of_the_first_page_back(blocks: gr.Blocks) -> None:
     emptied = Emptied()
-    for name in SETTINGS:
-        assert widget(blocks, name).value == getattr(emptied, name), name
+    for name in (*SETTINGS, *FORM, *(one for one in Controls._fields if one in Emptied._fields)):
+        first, empty = widget(blocks, name.replace("_", "-")).value, getattr(emptied, name)
+        assert first == empty or not (first or empty), name
+
+
+def test_bin_and_clear_stop_what_is_being_made_before_anything_else(blocks: gr.Blocks) -> None:
+    runs = {named(blocks, name)._id for name in ("on_compare", "on_grid")}
+    for widget_, event in (("chat", "clear"), ("clear", "click")):
+        target = (widget(blocks, widget_)._id, event)
+        listeners = [one for one in blocks.fns.values() if target in one.targets and (one.fn or one.cancels)]
+        assert set(listeners[0].cancels) == runs
+        assert {"on_away", "on_clear"} <= {one.fn.__name__ for one in listeners if one.fn}
 
 
 def test_starters_and_shelf_are_of_the_catalogue(blocks: gr.Blocks) -> None:
@@ -177,13 +187,12 @@ def state_of(blocks: gr.Blocks, name: str) -> int:
 
 
 def values(**given: Any) -> list[Any]:
-    widgets = Controls(prompt_box="zwx dog", seed=7, steps=2)._replace(**given)
-    return [[], None, *widgets]
+    return [None, *controls(**{"steps": 2, "precision": "taq-w8a8", **given})]
 
 
 def chosen(blocks: gr.Blocks) -> SessionState:
     state = SessionState(blocks)
-    state[named(blocks, "on_compare").inputs[1]._id] = session()
+    state[named(blocks, "on_compare").inputs[0]._id] = session()
     return state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from personalq.ui.events.conversation import Conversation
 from personalq.ui.events.shelves import MOST_OWN, Restored, Shelves
 from personalq.ui.keepsakes import MOST_FAVOURITES, Kept, remembered
 from personalq.ui.limits import Allowance, Limits
+from personalq.ui.runs import Runs
 from personalq.ui.visitors import Visitors
 
 JOB = Job(
@@ -48,7 +50,7 @@ def page(visitors: Visitors) -> Shelves:
 
 def page_of(visitors: Visitors, desk: Any = None, allowed: Allowance = PLENTY) -> Shelves:
     desk, limits = desk or Desk(), Limits(allowed)
-    return Shelves(desk, limits, visitors, Conversation(desk, limits))
+    return Shelves(desk, limits, visitors, Conversation(desk, limits), (Runs(), Runs()))
 
 
 def entry(job: Job = JOB, precision: str = "nf4", **changed: Any) -> dict[str, Any]:
@@ -392,7 +394,7 @@ def test_using_nothing_changes_nothing(page: Shelves, value: Any, index: int) ->
 @pytest.mark.parametrize(("value", "index"), [("use", 0), ("drop", 1), ("drop", -1), (None, 0)])
 def test_removing_nothing_changes_nothing(page: Shelves, value: Any, index: int) -> None:
     for sess in ({}, present.with_own({}, [OWN])):
-        assert page.on_own(sess, event(value, index)) == (KEEP, KEEP, KEEP, KEEP)
+        assert page.on_own(sess, event(value, index)) == (KEEP,) * 5
 
 
 def test_a_removed_concept_is_gone_everywhere(page: Shelves, visitors: Visitors, tmp_path: Path) -> None:
@@ -403,17 +405,17 @@ def test_a_removed_concept_is_gone_everywhere(page: Shelves, visitors: Visitors,
     sess = present.with_own(
         {**sess, **session(replace(mine, triggers=("qvz",)))}, [OWN, replace(mine, preview=str(preview))]
     )
-    listed, shelf, left, studio = page.on_own(sess, event("drop", 1))
+    listed, shelf, left, studio, cands = page.on_own(sess, event("drop", 1))
     assert present.own(left) == (OWN,) and files(visitors) == []
-    assert left["chosen"] is None and not studio["visible"]
+    assert left["chosen"] is None and not studio["visible"] and not cands["visible"]
     assert page.desk.forgotten == [mine.id] and "fox" not in listed and "fox" not in shelf["value"]  # type: ignore[attr-defined]
 
 
 def test_removing_one_keeps_the_choice_of_another(page: Shelves) -> None:
     other = replace(OWN, id="own-2", files=("hub:a/b@c/x.safetensors",))
     sess = present.with_own(session(), [OWN, other])
-    _, _, left, studio = page.on_own(sess, event("drop", 1))
-    assert left["chosen"] == session()["chosen"] and present.own(left) == (OWN,) and studio is KEEP
+    _, _, left, studio, cands = page.on_own(sess, event("drop", 1))
+    assert left["chosen"] == session()["chosen"] and present.own(left) == (OWN,) and studio is cands is KEEP
 
 
 # --- settings, clearing, leaving ---------------------------------------------------------------
@@ -455,10 +457,21 @@ def test_clearing_leaves_nothing(page: Shelves, visitors: Visitors, tmp_path: Pa
 
 def test_clearing_empties_the_page_as_well(page: Shelves) -> None:
     page_ = page.on_emptied()
-    assert (page_.box, page_.chat, page_.picture_a, page_.picture_b, page_.heat, page_.memory) == ("", *[None] * 4, "")
-    assert page_.intro["visible"] and not page_.studio["visible"] and not page_.outputs["visible"]
+    assert (page_.box, page_.chat, page_.negative, page_.own_repo) == ("", None, "", "")
+    assert page_.intro["visible"] and not page_.studio["visible"]
     kept_ = page.on_setting({}, *(getattr(page_, name) for name in SETTINGS))
     assert page.on_load(kept_, browser())[4:7] == page.on_load({}, browser())[4:7]
+
+
+def test_clearing_waits_for_a_stopped_run_to_end(page: Shelves, visitors: Visitors) -> None:
+    with page.runs[1].begun("127.0.0.1 one"):
+        folder = visitors.run("127.0.0.1 one")
+        clearing = threading.Thread(target=page.on_clear, args=({}, browser()), daemon=True)
+        clearing.start()
+        clearing.join(0.1)
+        assert clearing.is_alive() and folder.exists()
+    clearing.join(30)
+    assert not clearing.is_alive() and not folder.exists()
 
 
 def test_clearing_works_without_a_session_and_spares_others(page: Shelves, visitors: Visitors) -> None:

@@ -7,6 +7,7 @@ of its own: pictures take long, and whatever else of the session changes meanwhi
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -28,8 +29,12 @@ from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
 from personalq.ui.runs import Pace, Runs
 from personalq.ui.visitors import Visitors
+from personalq.ui.widgets.draw import VIEWS
 
 SIDES = ("picture_a", "picture_b")
+TOLD = 80
+"""Characters of a prompt above its pictures."""
+Failed = dict[str, Any]
 Made = dict[str, Any]
 """What `Run.plain` gives, as a session keeps it; empty before the first comparison."""
 
@@ -51,7 +56,8 @@ class Pictures(NamedTuple):
     seed: Any = KEEP
     go: Any = KEEP
     stop: Any = KEEP
-    chat: Any = KEEP
+    view: Any = KEEP
+    failed: Any = KEEP
     made: Any = KEEP
     kept: Any = KEEP
 
@@ -107,7 +113,6 @@ class Comparison:
     def on_compare(
         self,
         browser: gr.Request,
-        chat: list[Message],
         sess: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
         *controls: Any,
@@ -120,9 +125,8 @@ class Comparison:
                 with self.limits.slot(visitor):
                     yield from self._compare(visitor, sess, progress, Controls(*controls))
         except PersonalQError as error:
-            said = [*chat, present.replied(str(error), present.ways_out(error))]
-            failed = panels.progress("Failed: see the conversation")
-            yield Pictures(outputs=gr.update(visible=True), chat=said, progress=failed, **_at_rest())
+            words = panels.progress("Failed: see the conversation")
+            yield Pictures(outputs=gr.update(visible=True), progress=words, failed=failed(error), **_at_rest())
             raise failure(str(error)) from error
         except Exception:
             yield Pictures(progress=panels.progress("Failed: try again"), **_at_rest())
@@ -152,12 +156,14 @@ class Comparison:
             seed=seed,
             go=gr.update(interactive=False),
             stop=gr.update(visible=True),
+            view=VIEWS[0] if blind else KEEP,  # a vote needs both
         )
         labels = (self.desk.label(REFERENCE), self.desk.label(controls.precision))
         run = Run(job, controls.precision, blind, self.visitors.run(visitor), ("Full precision", right), labels)
         yield from self._frames(run, controls.previews and not blind, _loading(progress))
         made = run.plain()
-        end = "Both pictures are there. Which one is better?" if blind else f"Both pictures from seed {job.seed}"
+        pairs = f" This is the first of {job.count} pairs." if job.count > 1 else ""
+        end = f"Both pictures are there. Which one is better?{pairs}" if blind else _words(job)
         yield Pictures(
             progress=panels.progress(f"{end}. {run.warning}" if run.warning else end),
             made=made,
@@ -172,7 +178,7 @@ class Comparison:
 
         Raises RequestError or HubError.
         """
-        job = present.job(sess.get("chosen"), present.known(self.desk.known, sess), controls, seed)
+        job = present.job(present.choice(sess, controls.picked), present.known(self.desk.known, sess), controls, seed)
         own = {one.id for one in present.own(sess)}
         here = [
             (fetched(one, cache=self.visitors.folder(visitor) / "hub") if one.id in own else one, weight)
@@ -235,6 +241,15 @@ class Comparison:
 
     # --- after it ------------------------------------------------------------------------------
 
+    def on_failed(self, failed: Failed, chat: list[Message]) -> list[Message]:
+        """What went wrong, said in the conversation as it is now: it may have gone on since Generate."""
+        return [*chat, present.replied(failed["text"], failed["options"])] if failed else KEEP
+
+    def on_away(self) -> Pictures:
+        """The conversation or all data were cleared, and the run was stopped: nothing of the pictures stays."""
+        hidden = gr.update(visible=False)
+        return Pictures(hidden, None, None, None, "", hidden, hidden, hidden, "", "", "", made={}, **_at_rest())
+
     def on_made(self, made: Made, sess: Session, kept: Any, browser: gr.Request) -> tuple[Any, Any]:
         """A comparison is finished: its entry in the history.
 
@@ -270,10 +285,20 @@ class Comparison:
 
     def on_stop(self, browser: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """After a stop: what stays on the page, and the buttons once the denoiser has let go."""
-        text = "Stopped. A finished picture stays; an unfinished one shows its last step."
         yield panels.progress("Stopping after this step"), KEEP, gr.update(interactive=False)
         self.runs.wait(visitor_of(browser))
-        yield panels.progress(text), gr.update(interactive=True), gr.update(visible=False, interactive=True)
+        yield panels.progress("Stopped"), gr.update(interactive=True), gr.update(visible=False, interactive=True)
+
+
+def failed(error: PersonalQError) -> Failed:
+    """What went wrong, and what can be clicked then; never the same twice."""
+    return {"text": str(error), "options": present.ways_out(error), "at": time.time_ns()}
+
+
+def _words(job: Job) -> str:
+    """Which pictures these are: the conversation may have gone on to another concept."""
+    prompt = job.prompt if len(job.prompt) <= TOLD else f"{job.prompt[:TOLD]}…"
+    return f"Both pictures from seed {job.seed}: {prompt}"
 
 
 def _is_there(made: Made) -> bool:

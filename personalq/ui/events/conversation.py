@@ -6,8 +6,9 @@ this object. Errors are said in the chat and shown as `gr.Error`.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -43,6 +44,7 @@ class Turn(NamedTuple):
     prompt: Any = KEEP
     prompt_box: Any = KEEP
     warning: Any = KEEP
+    picked: Any = KEEP
     weight_a: Any = KEEP
     weight_b: Any = KEEP
     size: Any = KEEP
@@ -81,35 +83,44 @@ class Conversation:
 
     # --- the conversation ----------------------------------------------------------------------
 
-    def turn(self, text: str, chat: list[Message], sess: Session, browser: gr.Request) -> Iterator[Turn]:
-        """A typed request, or the typed answer to a pending question."""
-        yield from self._turn(text, text, chat, sess, browser)
+    def turn(self, text: str, chat: list[Message], sess: Session, size: str, browser: gr.Request) -> Iterator[Turn]:
+        """A typed request, the typed answer to a pending question, or the number of an option."""
+        options = chat[-1].get("options") or () if chat and not sess.get("pending") else ()
+        number = int(text) if re.fullmatch(r"\s*[1-9]\s*", text) else 0
+        if 0 < number <= len(options):
+            yield Turn(box="")
+            yield from self._option(options[number - 1]["value"], chat, sess, size, browser)
+        else:
+            yield from self._turn(text, text, chat, sess, browser)
 
     def on_option(
         self, chat: list[Message], sess: Session, size: str, evt: gr.SelectData, browser: gr.Request
     ) -> Iterator[Turn]:
         """A click on one of the options under the last reply; `size` is what the size widget shows."""
+        yield from self._option(evt.value, chat, sess, size, browser)
+
+    def _option(self, value: str, chat: list[Message], sess: Session, size: str, browser: gr.Request) -> Iterator[Turn]:
         options: dict[str, str] = {**present.WAYS_OUT, **sess.get("options", {})}
-        if evt.value not in options:
+        if value not in options:
             raise failure(present.EXPIRED)
-        said, left = [*chat, present.said(options[evt.value])], {**sess, "options": {}}
-        if evt.value == present.AGAIN:
+        said, left = [*chat, present.said(options[value])], {**sess, "options": {}}
+        if value == present.AGAIN:
             yield Turn(chat=said, sess=left, again=time.time())
-        elif evt.value == present.SMALLER:
+        elif value == present.SMALLER:
             yield self._smaller(said, left, size)
-        elif evt.value == present.LOWER:
+        elif value == present.LOWER:
             yield Turn(chat=[*said, present.replied("At 4 bits: generate again.")], sess=left, precision="taq-w4a8")
-        elif evt.value == present.ADD:
+        elif value == present.ADD:
             reply = present.replied("Add it under My concepts, then ask again.")
             yield Turn(chat=[*said, reply], sess=left, tabs=gr.Tabs(selected="concepts"))
-        elif evt.value == present.REPHRASE:
+        elif value == present.REPHRASE:
             reply = present.replied("Your request is back in the box: change it and send it again.")
             yield Turn(box=present.request(sess["request"]).text, chat=[*said, reply], sess=left)
-        elif evt.value == present.PLAIN:
+        elif value == present.PLAIN:
             request = present.request(sess["request"])
             yield self._shown(said, sess, request, present.without_concept(request))
         else:
-            yield from self._turn(evt.value, options[evt.value], chat, sess, browser)
+            yield from self._turn(value, options[value], chat, sess, browser)
 
     def _smaller(self, said: list[Message], left: Session, size: str) -> Turn:
         try:
@@ -153,7 +164,8 @@ class Conversation:
             return self.desk.answer(pending, text, own) if pending else (request, self.desk.ask(request, own))
 
         yield Turn(box="", chat=said, intro=gr.update(visible=False), shelf=gr.update(visible=False))
-        yield from self._settled(said, sess, decide)
+        back = {} if chat else {"intro": gr.update(visible=True), "shelf": gr.update(visible=True)}
+        yield from self._settled(said, sess, decide, back | ({"box": text} if text == shown else {}))
 
     def _choose(self, chat: list[Message], sess: Session, request: Request, id_: str) -> Iterator[Turn]:
         own, name = present.own(sess), self._known(sess, id_).name
@@ -166,8 +178,13 @@ class Conversation:
             raise failure(present.EXPIRED)
         return known[id_]
 
-    def _settled(self, said: list[Message], sess: Session, decide: Decide) -> Iterator[Turn]:
-        """What was decided; or what went wrong, with the choices still there. Meanwhile, what is being done."""
+    def _settled(
+        self, said: list[Message], sess: Session, decide: Decide, back: Mapping[str, Any] | None = None
+    ) -> Iterator[Turn]:
+        """What was decided; or what went wrong, with the choices still there and the page as it was before (`back`).
+
+        Meanwhile, what is being done.
+        """
         while doing := self.desk.waiting_for():
             yield Turn(chat=[*said, present.replied(f"{doing}…")])
             time.sleep(LOOK_AGAIN)
@@ -176,21 +193,21 @@ class Conversation:
         try:
             yield self._shown(said, sess, *decide())
         except PersonalQError as error:
-            yield Turn(chat=[*said, present.replied(str(error), sess.get("options"))])
+            yield Turn(chat=[*said, present.replied(str(error), sess.get("options"))], **back or {})
             raise failure(str(error)) from error
         except Exception:
-            yield Turn(chat=[*said, present.replied("That failed: send it again.", sess.get("options"))])
+            yield Turn(chat=[*said, present.replied("That failed: send it again.", sess.get("options"))], **back or {})
             raise
 
     def _shown(self, chat: list[Message], sess: Session, request: Request, decision: Decision) -> Turn:
         options = present.options(decision)
+        picked = present.chosen(decision) if isinstance(decision, Selection) else None
         sess = {
-            **{name: sess[name] for name in LASTING if name in sess},
+            **present.with_chosen(sess, picked),
             "request": present.plain(request),
             "pending": self.desk.pending(request, decision) if isinstance(decision, Question) else None,
             "options": options,
             "cards": present.cards(decision) or sess.get("cards", []),
-            "chosen": present.chosen(decision) if isinstance(decision, Selection) else None,
         }
         return Turn(
             chat=[*chat, present.replied(present.reply(decision), options)],
@@ -230,6 +247,7 @@ class Conversation:
             "prompt": mark,
             "prompt_box": prompt,
             "warning": warning,
+            "picked": present.token(picked),
             "weight_a": weights[0],
             "weight_b": weights[1],
         }
@@ -264,9 +282,9 @@ def slid(value: float, usual: tuple[float, float], limits: tuple[float, float]) 
     return {"value": value, "minimum": min(usual[0], value), "maximum": max(usual[1], value)}
 
 
-def filled(text: str, chat: list[Message], sess: Session) -> tuple[Any, None, None]:
+def filled(text: str, chat: list[Message], sess: Session, size: str) -> tuple[Any, None, None, None]:
     """Says at the box itself that it is empty; one value for each input of `turn`."""
-    return gr.validate(bool(text.strip()), "Describe a picture first."), None, None
+    return gr.validate(bool(text.strip()), "Describe a picture first."), None, None, None
 
 
 def failure(message: str) -> gr.Error:

@@ -13,12 +13,12 @@ from PIL.Image import Image
 
 from personalq.errors import PersonalQError, RequestError
 from personalq.records import Precision
-from personalq.ui import panels, pictures, present
+from personalq.ui import panels, pictures
 from personalq.ui.controls import PRECISIONS, REFERENCE, Controls
-from personalq.ui.events.comparison import Comparison
+from personalq.ui.events.comparison import Comparison, failed
 from personalq.ui.events.conversation import KEEP, failure
 from personalq.ui.limits import visitor_of
-from personalq.ui.present import Message, Session
+from personalq.ui.present import Session
 from personalq.ui.runs import Pace, Runs
 
 MOST_ROWS = 6
@@ -34,7 +34,7 @@ class Grid(NamedTuple):
     grid_stop: Any = KEEP
     grid_file: Any = KEEP
     seed: Any = KEEP
-    chat: Any = KEEP
+    failed: Any = KEEP
 
 
 AT_REST: dict[str, Any] = {
@@ -53,7 +53,6 @@ class Grids:
     def on_grid(
         self,
         browser: gr.Request,
-        chat: list[Message],
         sess: Session,
         weights: str,
         precisions: list[Precision],
@@ -67,7 +66,7 @@ class Grids:
                 with self.page.limits.slot(visitor):
                     yield from self._grid(visitor, sess, weights, precisions, Controls(*controls))
         except PersonalQError as error:
-            yield Grid(chat=[*chat, present.replied(str(error))], **AT_REST)
+            yield Grid(failed={**failed(error), "options": {}}, **AT_REST)
             raise failure(str(error)) from error
         except Exception:
             yield Grid(**AT_REST)
@@ -101,6 +100,10 @@ class Grids:
         path = self.page.visitors.run(visitor) / f"personalq-grid-{seed}.png"
         self.desk.sheet(done, weights, names).save(path)
         yield Grid(pictures.grid(small, weights, names), grid_file=gr.update(value=str(path), visible=True), **AT_REST)
+
+    def on_away(self) -> Grid:
+        """All data were cleared, and the run was stopped: nothing of the grid stays."""
+        return Grid("", grid_file=gr.update(value=None, visible=False), **AT_REST)
 
     def on_stop(self, browser: gr.Request) -> Iterator[Grid]:
         """After a stop: what is there stays, and the buttons are free once the denoiser has let go."""

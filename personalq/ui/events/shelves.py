@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from personalq.ui.controls import (
     PRECISIONS,
     ROWS,
     WEIGHTS,
+    Controls,
     kept_rows,
     shown,
 )
@@ -31,9 +32,11 @@ from personalq.ui.events.conversation import KEEP, Conversation, Turn, failure, 
 from personalq.ui.keepsakes import Kept
 from personalq.ui.limits import Limits, visitor_of
 from personalq.ui.present import Message, Session
+from personalq.ui.runs import Runs
 from personalq.ui.visitors import Visitors
 from personalq.ui.widgets.shelves import THEMES
 
+FIRST = Controls()
 MOST_OWN = 20
 TOO_MANY = f"Up to {MOST_OWN} concepts of your own are kept: remove some first."
 
@@ -49,6 +52,7 @@ class Restored(NamedTuple):
     prompt: Any = KEEP
     prompt_box: Any = KEEP
     warning: Any = KEEP
+    picked: Any = KEEP
     weight_a: Any = KEEP
     weight_b: Any = KEEP
     negative: Any = KEEP
@@ -66,24 +70,24 @@ class Restored(NamedTuple):
 
 
 class Emptied(NamedTuple):
-    """The page as it is when it is first opened; the names are the widgets' names."""
+    """Fields and settings as they are when the page is first opened; the names are the widgets' names."""
 
     box: Any = ""
     chat: Any = None
     intro: Any = gr.update(visible=True)
     cands: Any = gr.update(visible=False)
     studio: Any = gr.update(visible=False)
-    outputs: Any = gr.update(visible=False)
-    picture_a: Any = None
-    picture_b: Any = None
-    heat: Any = None
-    strip: Any = gr.update(value="", visible=False)
-    memory: Any = ""
-    protect: Any = next(iter(ROWS))
-    blind: Any = False
-    previews: Any = True
+    prompt_box: Any = ""
+    negative: Any = FIRST.negative
+    steps: Any = FIRST.steps
+    guidance: Any = FIRST.guidance
+    size: Any = FIRST.size
+    batch: Any = FIRST.batch
+    precision: Any = FIRST.precision
+    protect: Any = FIRST.protect
+    blind: Any = FIRST.blind
+    previews: Any = FIRST.previews
     theme: Any = THEMES[0]
-    precision: Any = next(iter(PRECISIONS))
     own_said: Any = ""
     own_file: Any = None
     own_repo: Any = ""
@@ -101,8 +105,11 @@ FORM = ("own_file", "own_repo", "own_trigger", "own_noun", "own_base", "own_lice
 class Shelves:
     """The other screens, over one desk."""
 
-    def __init__(self, desk: Desk, limits: Limits, visitors: Visitors, conversation: Conversation) -> None:
+    def __init__(
+        self, desk: Desk, limits: Limits, visitors: Visitors, conversation: Conversation, runs: Sequence[Runs]
+    ) -> None:
         self.desk, self.limits, self.visitors, self.conversation = desk, limits, visitors, conversation
+        self.runs = runs
 
     # --- history and recall --------------------------------------------------------------------
 
@@ -139,7 +146,7 @@ class Shelves:
             raise failure(str(error)) from error
         job, options = back.job, {present.ADD: "Add a concept"} if back.missing else {}
         picked = present.picked(job)
-        sess = {**sess, "chosen": picked, "pending": None, "options": options, "cards": []}
+        sess = {**present.with_chosen(sess, picked), "pending": None, "options": options, "cards": []}
         sess.setdefault("request", {"text": job.prompt, "base": self.desk.base_name, "history": [], "as_of": None})
         studio = self.conversation.studio(sess)
         for name, (_, weight) in zip(("weight_a", "weight_b"), job.checkpoints, strict=False):
@@ -217,10 +224,10 @@ class Shelves:
         return pictures.own(present.own(sess)), gr.update(value=self.conversation.shelf(sess)), sess
 
     def on_own(self, sess: Session, evt: gr.SelectData) -> tuple[Any, ...]:
-        """Remove on an own concept: list, shelf and session; a prompt that was written for it is put away."""
+        """Remove on an own concept: list, shelf and session; prompt and candidates go if it was the one chosen."""
         own = present.own(sess)
         if evt.value != "drop" or not 0 <= evt.index < len(own):
-            return KEEP, KEEP, KEEP, KEEP
+            return KEEP, KEEP, KEEP, KEEP, KEEP
         gone = own[evt.index]
         self.desk.forget((gone,))
         for file in (*gone.files, gone.preview):
@@ -228,8 +235,9 @@ class Shelves:
                 Path(file).unlink(missing_ok=True)
         left = present.with_own(sess, (one for one in own if one.id != gone.id))
         if gone.id not in (left.get("chosen") or {}).get("ids", []):
-            return *self._own(left), KEEP
-        return *self._own({**left, "chosen": None}), gr.update(visible=False)
+            return *self._own(left), KEEP, KEEP
+        hidden = gr.update(visible=False)
+        return *self._own(present.with_chosen(left, None)), hidden, hidden
 
     def on_use(self, chat: list[Message], sess: Session, evt: gr.SelectData) -> Iterator[Turn]:
         """Use on an own concept: a request for just that one, on the first screen."""
@@ -275,11 +283,14 @@ class Shelves:
 
     def on_clear(self, sess: Session, browser: gr.Request) -> tuple[Any, ...]:
         """Clear my data: kept, session, what was made, panels; the files of this visitor go too."""
-        self.leave({**sess, "visitor": visitor_of(browser)})
+        visitor = visitor_of(browser)
+        for runs in self.runs:
+            runs.wait(visitor)  # what is stopped may still write a file
+        self.leave({**sess, "visitor": visitor})
         fresh = Kept()
         return (
             fresh.plain(),
-            {"visitor": visitor_of(browser)},
+            {"visitor": visitor},
             {},
             pictures.history(()),
             pictures.tally({}),

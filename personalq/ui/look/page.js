@@ -15,13 +15,14 @@
       event.preventDefault();
       press('#go');
     } else if (event.key === 'Escape') {
+      if (document.querySelector('[role=listbox], .fullscreen')) return;  // it closes that
       press('#stop');
       press('#grid-stop');
     } else if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
       if (event.key.toLowerCase() === 'x') flip();
       else if (/^[1-5]$/.test(event.key)) document.querySelectorAll('#chat button.option')[event.key - 1]?.click();
     }
-  });
+  }, true);  // before what Esc closes is gone
   document.addEventListener('click', (event) => {
     if (event.target.closest('#pictures') && !event.target.closest('.icon-button-wrapper')) flip();
   });

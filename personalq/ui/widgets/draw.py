@@ -55,6 +55,7 @@ def _studio(parts: Parts, precisions: Mapping[str, str]) -> None:
         parts["prompt"] = gr.HighlightedText(
             label="Rewritten prompt", color_map=MARK_COLORS, show_legend=True, elem_id="prompt"
         )
+        parts["picked"] = gr.Textbox(visible=False, elem_id="picked")
         with gr.Row(elem_id="edit"):
             parts["prompt_box"] = gr.Textbox(
                 label="Edit the prompt", lines=1, max_lines=4, max_length=MOST_PROMPT, scale=8, elem_id="prompt-box"
@@ -106,13 +107,14 @@ def _studio(parts: Parts, precisions: Mapping[str, str]) -> None:
                 elem_id="precision",
             )
             parts["go"] = gr.Button("Generate both", variant="primary", scale=3, min_width=150, elem_id="go")
-            parts["stop"] = gr.Button("Stop", variant="stop", visible=False, scale=1, min_width=90, elem_id="stop")
         _grid(parts, precisions)
 
 
 def _outputs(parts: Parts) -> None:
     with gr.Column(visible=False, elem_id="outputs") as parts["outputs"]:
-        parts["progress"] = gr.HTML(elem_id="progress")
+        with gr.Row(elem_id="doing"):
+            parts["progress"] = gr.HTML(elem_id="progress")
+            parts["stop"] = gr.Button("Stop", variant="stop", visible=False, scale=0, min_width=90, elem_id="stop")
         with gr.Column(visible=False, elem_id="views") as parts["views"]:
             parts["view"] = gr.Radio(list(VIEWS), value=VIEWS[0], label="View", container=False, elem_id="view")
             gr.HTML(SLIDER, js_on_load=SLIDE, elem_id="slide")
