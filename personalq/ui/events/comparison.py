@@ -248,7 +248,21 @@ class Comparison:
     def on_away(self) -> Pictures:
         """The conversation or all data were cleared, and the run was stopped: nothing of the pictures stays."""
         hidden = gr.update(visible=False)
-        return Pictures(hidden, None, None, None, "", hidden, hidden, hidden, "", "", "", made={}, **_at_rest())
+        return Pictures(
+            outputs=hidden,
+            picture_a=None,
+            picture_b=None,
+            heat=None,
+            legend="",
+            strip=hidden,
+            views=hidden,
+            votes=hidden,
+            verdict="",
+            progress="",
+            memory="",
+            made={},
+            **_at_rest(),
+        )
 
     def on_made(self, made: Made, sess: Session, kept: Any, browser: gr.Request) -> tuple[Any, Any]:
         """A comparison is finished: its entry in the history.
