@@ -48,7 +48,9 @@ def _card(index: int, one: Checkpoint, entry: Mapping[str, str], thumbnail: Thum
     name = one.name or one.id
     image = f'<img src="{picture}" alt="">' if picture else f'<b aria-hidden="true">{escape(name[:1].upper())}</b>'
     trigger = f"<code>{escape(one.triggers[0])}</code>" if one.triggers else "<em>no trigger word</em>"
-    facts = " · ".join(escape(fact) for fact in (one.base or "base unknown", one.license or "licence unknown"))
+    version = one.version if one.version and one.version.casefold() not in name.casefold() else None
+    told = (version, one.base or "base unknown", one.license or "licence unknown")
+    facts = " · ".join(escape(fact) for fact in told if fact)
     flag = (
         '<span class="pq-flag">chosen</span>' if picked else '<span class="pq-flag">weak match</span>' if weak else ""
     )

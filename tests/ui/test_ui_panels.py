@@ -33,6 +33,13 @@ def test_cards_show_every_fact_and_count_their_place() -> None:
         assert fact in page.text
 
 
+@pytest.mark.parametrize(("name", "told"), [("Frost fox", 1), ("Frost fox V2", 0)])
+def test_versions_of_one_name_are_told_apart(name: str, told: int) -> None:
+    known = {"a": Checkpoint("a", name, version="v2 <b>")} if told else {"a": Checkpoint("a", name, version="v2")}
+    page = panels.gallery("Found", [{"id": "a", "reason": ""}], known, lambda _: "")
+    assert page.count("v2") == told and "<b>" not in page
+
+
 def test_weak_matches_say_so_and_an_empty_gallery_is_empty() -> None:
     known = {"a": Checkpoint("a", "Pip")}
     assert "weak match" in panels.gallery("Near", [{"id": "a", "reason": ""}], known, thumbnail, weak=True)
