@@ -122,6 +122,13 @@ def test_an_unknown_checkpoint_is_named() -> None:
         CliRunner().invoke(app, ["generate", "x", "--checkpoint", "biscuit-dgo"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
+    words = ("x", "--checkpoint", "biscuit-dog", "--seed", str(seed))
+    refused = CliRunner().invoke(app, ["generate", *words], catch_exceptions=False)
+    assert refused.exit_code == 2 and "'--seed'" in refused.output
+
+
 def test_unknown_precisions_and_missing_bases_say_what_to_do() -> None:
     with pytest.raises(QuantizationError, match="taq-w8a8"):
         known_precision("fp7")

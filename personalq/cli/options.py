@@ -12,7 +12,7 @@ Repo = Annotated[Path | None, typer.Option("--repo", help=SOURCES)]
 Base = Annotated[str | None, typer.Option("--base", help="Base model: a diffusers folder or a Hub id.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial noise.")]
 Steps = Annotated[int, typer.Option(min=1, max=200, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(min=0, max=30, help="Classifier-free guidance scale.")]
 
