@@ -35,7 +35,7 @@ from personalq.diffusion.load import (
 )
 from personalq.diffusion.lora import identity
 from personalq.diffusion.slots import Slots
-from personalq.errors import GenerationError, ModelError, QuantizationError
+from personalq.errors import GenerationError, ModelError, QuantizationError, SettingsError
 from personalq.quant.apply import Report
 from personalq.quant.kernels import KernelName
 from personalq.records import Checkpoint, Job, Precision
@@ -82,6 +82,7 @@ class Engine:
     ) -> None:
         """Nothing is loaded yet. `base` is a diffusers folder or a Hub id; `device` is "auto", "cpu" or "cuda".
 
+        Raises SettingsError for "cuda" where torch finds no GPU.
         `dtype` of everything that is not quantised: by default bfloat16 on the CPU and, for FLUX, on CUDA; float16
         for the others there.
         `variants` are the precisions it knows; `kernel` multiplies packed weights, as `kernels.use_kernels` says.
@@ -90,6 +91,8 @@ class Engine:
         self.variants = variants
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.base, self.device = base, torch.device(chosen)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("torch finds no GPU that it can use here: choose --device auto or cpu.")
         self._dtype = dtype
         self._lock = threading.Lock()  # not reentrant: a generator may be closed by another thread than began it
         self._pipe: Pipeline | None = None

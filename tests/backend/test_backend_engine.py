@@ -16,7 +16,14 @@ from torch import nn
 from personalq.backend.compare import compare, generate
 from personalq.backend.engine import Engine
 from personalq.backend.variants import stored_variant
-from personalq.errors import CancelledError, GenerationError, IncompatibleCheckpointError, ModelError, PersonalQError
+from personalq.errors import (
+    CancelledError,
+    GenerationError,
+    IncompatibleCheckpointError,
+    ModelError,
+    PersonalQError,
+    SettingsError,
+)
 from personalq.quant.apply import stored_bytes
 from personalq.quant.layers import PackedWeight
 from personalq.quant.recipe import recipe_named
@@ -407,3 +414,10 @@ def test_a_lora_in_use_is_forgotten_after_the_job(engine: Engine, tiny_sd_folder
     image = list(frames)[-1].image
     assert image and image.tobytes() == whole
     assert engine.residence.loras == 0 == engine.residence.lora_bytes
+
+
+def test_cuda_without_a_gpu_says_what_to_choose(tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Engine(tiny_sd_folder).device.type == "cpu"
+    with pytest.raises(SettingsError, match="--device auto or cpu"):
+        Engine(tiny_sd_folder, "cuda")
