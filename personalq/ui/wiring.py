@@ -139,12 +139,13 @@ def shelves(parts: Parts, page: Shelves) -> None:
 def clearing(
     parts: Parts, talk: Conversation, pictures: Comparison, grid: Grids, mine: Shelves, runs: Sequence[Any]
 ) -> None:
-    """The bin above the conversation, and Clear my data. What is being made is stopped first."""
-    for cleared in (parts["chat"].clear, parts["clear"].click):
+    """The bin above the conversation, and Clear my data: what is being made is stopped too."""
+    bin_, clear = parts["chat"].clear, parts["clear"].click
+    bin_(talk.on_clear, parts["sess"], of(parts, *Turn._fields), **TALK)  # first: the next request may come at once
+    for cleared in (bin_, clear):
         cleared(None, cancels=runs, queue=False, **QUIET)
         cleared(pictures.on_away, None, of(parts, *Pictures._fields), **TALK)
         cleared(grid.on_away, None, of(parts, *Grid._fields), **TALK)
-    parts["chat"].clear(talk.on_clear, parts["sess"], of(parts, *Turn._fields), **TALK)
     kept = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
-    parts["clear"].click(mine.on_clear, parts["sess"], kept, **TALK)
-    parts["clear"].click(mine.on_emptied, None, of(parts, *Emptied._fields), **TALK)
+    clear(mine.on_clear, parts["sess"], kept, **TALK)
+    clear(mine.on_emptied, None, of(parts, *Emptied._fields), **TALK)

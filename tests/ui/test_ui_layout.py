@@ -135,13 +135,16 @@ def test_clearing_brings_the_fields_and_settings_of_the_first_page_back(blocks: 
         assert first == empty or not (first or empty), name
 
 
-def test_bin_and_clear_stop_what_is_being_made_before_anything_else(blocks: gr.Blocks) -> None:
+def test_bin_and_clear_stop_what_is_being_made(blocks: gr.Blocks) -> None:
     runs = {named(blocks, name)._id for name in ("on_compare", "on_grid")}
-    for widget_, event in (("chat", "clear"), ("clear", "click")):
+    for widget_, event, order in (
+        ("chat", "clear", ["on_clear", "stop", "on_away", "on_away"]),
+        ("clear", "click", ["stop", "on_away", "on_away", "on_clear", "on_emptied"]),
+    ):
         target = (widget(blocks, widget_)._id, event)
         listeners = [one for one in blocks.fns.values() if target in one.targets and (one.fn or one.cancels)]
-        assert set(listeners[0].cancels) == runs
-        assert {"on_away", "on_clear"} <= {one.fn.__name__ for one in listeners if one.fn}
+        assert [one.fn.__name__ if one.fn else "stop" for one in listeners] == order
+        assert {id_ for one in listeners for id_ in one.cancels} == runs
 
 
 def test_starters_and_shelf_are_of_the_catalogue(blocks: gr.Blocks) -> None:
