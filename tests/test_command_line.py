@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from personalq.__main__ import app
 from personalq.catalog.scan import Catalog
 from personalq.cli.build import known_precision, new_engine
+from personalq.cli.show import free_paths
 from personalq.errors import PictureError, QuantizationError, RequestError, SettingsError, UnknownCheckpointError
+from personalq.records import Checkpoint, Job
 from personalq.settings import SAMPLE_REPO, Settings
 
 CATALOG = [
@@ -106,10 +108,38 @@ def test_recall_names_what_is_wrong_with_a_picture(tmp_path: Path) -> None:
 def test_compare_makes_both_pictures_and_their_psnr(tmp_path: Path) -> None:
     made = run("compare", "Biscuit the dog in the snow", "--steps", "2", "--out", str(tmp_path))
     assert made["checkpoints"] == ["biscuit-dog"]
-    assert sorted(Path(file).name for file in made["files"]) == ["reference.png", "taq-w8a8.png"]
+    names = ["personalq-biscuit-dog-0-reference.png", "personalq-biscuit-dog-0-taq-w8a8.png"]
+    assert [Path(file).name for file in made["files"]] == names
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
     memory = made["memory"]
     assert memory["taq-w8a8"]["weights_bytes"] < memory["reference"]["weights_bytes"]
     assert made["psnr"] > 10
+
+
+def test_no_picture_replaces_another(tmp_path: Path) -> None:
+    odd = tuple((Checkpoint(id_), 1.0) for id_ in ("../up/\u72ac" + 90 * "x", "b"))
+    job, pair = Job("x", seed=3, checkpoints=odd), ("reference", "nf4")
+    first = free_paths(tmp_path, job, pair)
+    assert [path.parent for path in first] == [tmp_path, tmp_path]
+    assert first[1].name.startswith("personalq-.._up_\u72acxx") and first[1].name.endswith("x-3-nf4.png")
+    first[1].touch()
+    assert [path.name[-8:] for path in free_paths(tmp_path, job, pair)] == ["ce-2.png", "f4-2.png"]
+
+
+def test_full_precision_is_not_compared_with_itself() -> None:
+    with pytest.raises(SettingsError, match="another --precision"):
+        CliRunner().invoke(app, ["compare", "Biscuit the dog", "--precision", "reference"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [["generate", "zwx dog", "--checkpoint", "biscuit-dog"], ["compare", "Biscuit"]])
+def test_where_a_picture_cannot_go_is_said_before_it_is_made(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personalq.cli.use.finished", lambda *_: pytest.fail("a picture was made"))
+    (tmp_path / "file.png").write_text("notes")
+    place = tmp_path / "file.png" / "x.png"
+    with pytest.raises(PictureError, match="choose another place"):
+        CliRunner().invoke(app, [*command, "--out", str(place)], catch_exceptions=False)
 
 
 def test_compare_does_not_guess() -> None:

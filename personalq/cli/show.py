@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from tqdm import tqdm
 
-from personalq.records import Candidate, Decision, Frame, Job, NoMatch, Question, Recalled, Selection
+from personalq.records import Candidate, Decision, Frame, Job, NoMatch, Precision, Question, Recalled, Selection
 
 if TYPE_CHECKING:
     from personalq.backend.engine import Engine
     from personalq.catalog.scan import Catalog
+
+LONGEST = 50
+"""Characters of the concepts in a file's name."""
 
 
 def save(engine: Engine, job: Job, frame: Frame, path: Path) -> str:
@@ -26,6 +31,15 @@ def save(engine: Engine, job: Job, frame: Frame, path: Path) -> str:
     if frame.image is not None:
         save_png(frame.image, path, data)
     return str(path)
+
+
+def free_paths(folder: Path, job: Job, precisions: Sequence[Precision]) -> list[Path]:
+    """Files for a job's pictures, by its concepts, seed and precisions; with a number where that would replace one."""
+    concepts = re.sub(r"[^\w.+-]+", "_", "+".join(checkpoint.id for checkpoint, _ in job.checkpoints))[:LONGEST]
+    names = [f"personalq-{concepts}-{job.seed}-{precision}" for precision in precisions]
+    ends = chain([".png"], (f"-{number}.png" for number in count(2)))
+    tries = ([folder / f"{name}{end}" for name in names] for end in ends)
+    return next(paths for paths in tries if not any(path.exists() for path in paths))
 
 
 class Bar:

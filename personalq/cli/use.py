@@ -28,6 +28,7 @@ from personalq.cli.show import (
     Bar,
     decision_json,
     decision_text,
+    free_paths,
     index_text,
     memory_json,
     note,
@@ -36,7 +37,7 @@ from personalq.cli.show import (
     report,
     save,
 )
-from personalq.errors import RequestError
+from personalq.errors import RequestError, SettingsError
 from personalq.records import Job, Selection, Span
 from personalq.settings import Settings
 
@@ -85,6 +86,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Make one picture with a checkpoint; every occurrence of its trigger in the prompt is protected."""
+    from personalq.backend.provenance.metadata import check_place
+
     settings = Settings.read(repo=repo, base=base, device=device)
     catalog = load_catalog(settings)
     chosen = catalog.by_id(checkpoint)
@@ -92,8 +95,9 @@ def generate(
     if chosen.triggers and not spans:
         note(f"The prompt does not contain the trigger {chosen.triggers[0]!r}; only the start token is protected.")
     job = Job(prompt, negative, tuple(spans), ((chosen, chosen.weight),), seed, steps, guidance)
-    engine = new_engine(settings, catalog, quantized)
-    last = finished(engine, job, (known_precision(precision),))[0]
+    engine, wanted = new_engine(settings, catalog, quantized), known_precision(precision)
+    check_place(out)
+    last = finished(engine, job, (wanted,))[0]
     save(engine, job, last, out)
     report({"file": str(out), "precision": last.variant, "seed": seed, "memory": memory_json(last)}, as_json, pretty)
 
@@ -115,18 +119,23 @@ def compare(
 ) -> None:
     """Select a checkpoint, then make its picture at full precision and quantised, from the same noise."""
     from personalq.backend.compare import psnr
+    from personalq.backend.provenance.metadata import check_place
 
     settings = Settings.read(repo=repo, base=base, device=device)
     catalog = load_catalog(settings)
     right = known_precision(precision)
+    if right == "reference":
+        raise SettingsError("Full precision is one of the two already: name another --precision, such as taq-w8a8.")
     decision = decide(settings, catalog, request, None, answer)
     if not isinstance(decision, Selection):
         raise RequestError(f"{decision_text(decision)}\nNothing was generated: name one with --answer or reword it.")
     loads = tuple((c, c.weight) for c in decision.checkpoints)
     job = Job(decision.prompt, spans=decision.spans, checkpoints=loads, seed=seed, steps=steps, guidance=guidance)
     engine = new_engine(settings, catalog, quantized)
+    paths = free_paths(out, job, ("reference", right))
+    check_place(paths[0])
     frames = finished(engine, job, ("reference", right))
-    files = [save(engine, job, frame, out / f"{frame.variant}.png") for frame in frames]
+    files = [save(engine, job, frame, path) for frame, path in zip(frames, paths, strict=True)]
     between = psnr(*(frame.image for frame in frames if frame.image))
     result = {
         "prompt": decision.prompt,

@@ -11,6 +11,7 @@ import json
 import struct
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from personalq import __version__
 from personalq.backend.provenance.claims import BITS, FORMAT, validated
 from personalq.backend.provenance.infotext import parameters, parsed
-from personalq.backend.provenance.png import AGAIN, texts
+from personalq.backend.provenance.png import AGAIN, SIGNATURE, texts
 from personalq.catalog.bases import normal_base
 from personalq.catalog.untrusted import UNSAFE, parse_json
 from personalq.errors import BrokenFileError, ModelError, PictureError
@@ -187,6 +188,30 @@ def _sampler(folder: Path | None) -> str:
 # --- the file ----------------------------------------------------------------------------------
 
 
+def check_place(path: Path) -> None:
+    """Raises PictureError unless a picture can be written there; makes the folder. A PNG that is there may go.
+
+    For before a picture is made, so that it is not lost.
+    """
+    if path.suffix.lower() != ".png":
+        raise PictureError(f"{path} is no name of a picture: choose one that ends in .png.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{uuid.uuid4().hex}.partial")
+        probe.touch()
+        probe.unlink()
+        if path.exists() and not (path.is_file() and _may_go(path)):
+            raise PictureError(f"{path} is there and is no PNG file: choose another name.")
+    except OSError as error:
+        raise PictureError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
+
+
+def _may_go(path: Path) -> bool:
+    """Whether a file is a PNG, or empty."""
+    with path.open("rb") as file:
+        return SIGNATURE.startswith(file.read(len(SIGNATURE)))
+
+
 def save_png(image: Image, path: Path, data: Mapping[str, Any]) -> None:
     """Write a picture as PNG, with data as `made` gives it; the file is there whole or not at all.
 
@@ -203,7 +228,8 @@ def save_png(image: Image, path: Path, data: Mapping[str, Any]) -> None:
         part.write_bytes(buffer.getvalue())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, there is nothing to clean up
+            part.unlink()
         raise PictureError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
 
 

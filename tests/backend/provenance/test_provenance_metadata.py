@@ -15,7 +15,7 @@ from tiny_pipelines import lora, lora_state
 
 from personalq.backend.compare import generate
 from personalq.backend.engine import Engine
-from personalq.backend.provenance.metadata import bits, made, quantiser, read_png, save_png
+from personalq.backend.provenance.metadata import bits, check_place, made, quantiser, read_png, save_png
 from personalq.backend.provenance.recall import recalled
 from personalq.backend.variants import VARIANTS
 from personalq.catalog.weights import sha256_of
@@ -155,6 +155,26 @@ def test_saving_leaves_a_whole_file_or_the_old_one(saved: Path, monkeypatch: pyt
         save_png(PICTURE, saved, picture_data(seed=8))
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["picture.png"]
+
+
+def test_a_picture_may_replace_a_picture_and_nothing_else(saved: Path) -> None:
+    notes, empty, folder = (saved.with_name(name) for name in ("notes.png", "empty.png", "folder.png"))
+    notes.write_text("mine")
+    empty.touch()
+    folder.mkdir()
+    new = saved.parent / "newer" / "picture.PNG"
+    for path in (saved, empty, new):
+        check_place(path)
+    save_png(PICTURE, new, picture_data())
+    for path in (notes, folder, saved.with_suffix(".jpg"), saved.parent, saved / "x.png", notes / "deep" / "x.png"):
+        with pytest.raises(PictureError, match="choose"):
+            check_place(path)
+    assert notes.read_text() == "mine" and not list(saved.parent.glob(".*"))
+
+
+def test_a_file_in_place_of_the_folder_is_said(saved: Path) -> None:
+    with pytest.raises(PictureError, match="choose another place"):
+        save_png(PICTURE, saved / "x.png", picture_data())
 
 
 def test_without_our_own_data_the_other_text_is_read(saved: Path, tmp_path: Path) -> None:
