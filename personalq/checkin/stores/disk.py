@@ -50,7 +50,10 @@ class DiskStore:
         if found is None or (found.encoder, found.width, found.format) != (encoder, width, FORMAT):
             shutil.rmtree(folder, ignore_errors=True)
             found = Manifest(encoder, width)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CatalogError(f"{folder} cannot be made ({error.strerror}); choose another cache folder.") from error
         self._open(found)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ _MANY = 32
 
 @dataclass(frozen=True)
 class _Segment:
-    folder: Path
+    folder: Path | None
+    """None: it is only in memory."""
     keys: Keys
     vectors: Vectors
 
@@ -52,23 +54,30 @@ class VectorCache:
         return found
 
     def put(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Keep vectors, shape (texts, width); on disk when it returns."""
-        self._segments.append(self._write(_keys(texts), vectors))
+        """Keep vectors, shape (texts, width): on disk when it returns, in memory alone where the disk refuses."""
+        self._segments.append(self._kept(_keys(texts), vectors))
         small = [segment for segment in self._segments if len(segment.keys) < _SMALL]
         if len(small) < _MANY:
             return
         keys = np.concatenate([segment.keys for segment in small])
-        merged = self._write(keys, np.concatenate([segment.vectors for segment in small]))
+        merged = self._kept(keys, np.concatenate([segment.vectors for segment in small]))
         self._segments = [segment for segment in self._segments if len(segment.keys) >= _SMALL] + [merged]
         for segment in small:
-            shutil.rmtree(segment.folder, ignore_errors=True)
+            if segment.folder and merged.folder:
+                shutil.rmtree(segment.folder, ignore_errors=True)
+
+    def _kept(self, keys: Keys, vectors: Vectors) -> _Segment:
+        order = np.argsort(keys[:, 0], kind="stable")
+        keys, vectors = keys[order], vectors[order].astype(np.float32)
+        with suppress(OSError):  # the catalogue's index, in the same cache, says what is wrong
+            return self._write(keys, vectors)
+        return _Segment(None, keys, vectors)
 
     def _write(self, keys: Keys, vectors: Vectors) -> _Segment:
-        order = np.argsort(keys[:, 0], kind="stable")
         name = uuid.uuid4().hex
         unfinished = self._folder / f"{name}.unfinished"
         unfinished.mkdir(parents=True)
-        for file, array in (("keys.npy", keys[order]), ("vectors.npy", vectors[order].astype(np.float32))):
+        for file, array in (("keys.npy", keys), ("vectors.npy", vectors)):
             with (unfinished / file).open("wb") as out:
                 np.save(out, array)
                 out.flush()

@@ -252,3 +252,9 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SettingsError, match=command):
         opened(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CatalogError, match="another cache folder"):
+        opened(tmp_path / "file" / "store")

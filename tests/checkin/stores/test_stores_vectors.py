@@ -53,3 +53,23 @@ def test_an_unfinished_or_foreign_segment_counts_as_absent(tmp_path: Path) -> No
     (tmp_path / "torn.segment" / "keys.npy").write_bytes(b"half")
     assert set(VectorCache(tmp_path, 4).get(["whole", "torn"])) == {"whole"}
     assert VectorCache(tmp_path, 5).get(["whole"]) == {}
+
+
+def test_where_nothing_can_be_written_vectors_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MANY", 2)
+    (tmp_path / "file").write_text("no folder")
+    cache = VectorCache(tmp_path / "file" / "vectors", 4)
+    for number in range(5):
+        cache.put([f"text {number}"], drawn(5)[number : number + 1])
+    found = cache.get(texts(6))
+    np.testing.assert_array_equal(np.stack([found[text] for text in texts(5)]), drawn(5))
+
+
+def test_a_disk_that_is_full_loses_nothing_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = VectorCache(tmp_path, 4)
+    cache.put(["old"], drawn(1))
+    monkeypatch.setattr(module, "_MANY", 2)
+    monkeypatch.setattr(module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
+    cache.put(["new"], drawn(1))
+    assert set(cache.get(["old", "new"])) == {"old", "new"}
+    assert set(VectorCache(tmp_path, 4).get(["old", "new"])) == {"old"}
