@@ -147,6 +147,11 @@ def test_compare_does_not_guess() -> None:
         CliRunner().invoke(app, ["compare", "my dog at the beach"], catch_exceptions=False)
 
 
+def test_a_blank_prompt_is_refused() -> None:
+    with pytest.raises(RequestError, match="describe the picture"):
+        CliRunner().invoke(app, ["generate", " ", "--checkpoint", "biscuit-dog"], catch_exceptions=False)
+
+
 def test_an_unknown_checkpoint_is_named() -> None:
     with pytest.raises(UnknownCheckpointError, match="biscuit-dog"):
         CliRunner().invoke(app, ["generate", "x", "--checkpoint", "biscuit-dgo"], catch_exceptions=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -18,8 +19,11 @@ from personalq.diffusion.lazy import Progress
 from personalq.diffusion.load import denoiser
 from personalq.diffusion.moved import rows_without_trigger
 from personalq.diffusion.text import TextEmbeddings, encode
-from personalq.errors import GenerationError
+from personalq.errors import GenerationError, RequestError
 from personalq.records import Frame, Job, Precision
+
+BROKEN = re.compile("[\ud800-\udfff]")
+"""Lone surrogates: no tokenizer takes them."""
 
 
 def compare(
@@ -46,10 +50,13 @@ def generate(
     `job.count` pictures are made one after the other from seeds seed, seed + 1, ...; `total` counts all their steps.
     A UNet's keys and values of the prompt are computed once for all of them. `previews` shows every third step.
     `on_progress` is told of what is loaded, as in `Engine.hold`: in the caller's thread, before the first frame alone.
-    Raises ModelError, IncompatibleCheckpointError, QuantizationError or GenerationError.
+    Raises RequestError for a prompt that is no text, ModelError, IncompatibleCheckpointError, QuantizationError or
+    GenerationError.
     """
     if job.count < 1:
         raise GenerationError(f"{job.count} pictures cannot be made: choose at least 1.")
+    if BROKEN.search(job.prompt + job.negative):
+        raise RequestError("The prompt, or what to avoid, holds bytes that are no UTF-8 text: type it again.")
     with engine.hold(job, precision, on_progress) as session:
         pipe, meter = session.pipe, Meter(session.device)
         text, protected = marked(session, job)

@@ -88,6 +88,8 @@ def generate(
     """Make one picture with a checkpoint; every occurrence of its trigger in the prompt is protected."""
     from personalq.backend.provenance.metadata import check_place
 
+    if not prompt.strip():
+        raise RequestError("The prompt is empty; describe the picture you want.")
     settings = Settings.read(repo=repo, base=base, device=device)
     catalog = load_catalog(settings)
     chosen = catalog.by_id(checkpoint)

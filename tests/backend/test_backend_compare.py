@@ -13,6 +13,7 @@ from personalq.backend import compare as module
 from personalq.backend.compare import compare, generate, psnr
 from personalq.backend.engine import Engine
 from personalq.diffusion.text import TextEmbeddings
+from personalq.errors import RequestError
 from personalq.quant.apply import stored_bytes
 from personalq.records import Frame, Job, Precision, Span
 
@@ -205,3 +206,10 @@ def test_frames_say_which_rows_stayed_exact(engine: Engine, tiny_sd_folder: Path
         "": generate(engine, JOB, "rtn-w8a8"),
     }
     assert {words: list(frames)[-1].protected for words, frames in said.items()} == {words: words for words in said}
+
+
+@pytest.mark.parametrize("job", [replace(JOB, prompt="a \udcff dog"), replace(JOB, negative="\ud800")])
+def test_bytes_that_are_no_text_are_refused_before_anything_is_loaded(engine: Engine, job: Job) -> None:
+    with pytest.raises(RequestError, match="no UTF-8 text"):
+        next(generate(engine, job, "reference"))
+    assert engine.residence.precision is None
