@@ -39,14 +39,19 @@ def main(
             page = build(settings, bar.tell)
     except PersonalQError as error:
         raise typer.BadParameter(str(error)) from error
-    page.queue(max_size=32).launch(
-        server_name=settings.host,
-        server_port=settings.port,
-        ssr_mode=False,
-        max_file_size="200mb",
-        mcp_server=True,
-        **LOOK,
-    )
+    try:
+        page.queue(max_size=32).launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            ssr_mode=False,
+            max_file_size="200mb",
+            mcp_server=True,
+            **LOOK,
+        )
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{settings.host} port {settings.port} cannot be listened on: choose another --host or --port."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -70,10 +70,7 @@ class Settings:
             if name in chosen:
                 chosen[name] = Path(str(chosen[name])).expanduser()
         if "port" in chosen:
-            try:
-                chosen["port"] = int(str(chosen["port"]))
-            except ValueError:
-                raise SettingsError(f"The port must be a number, not {chosen['port']!r}.") from None
+            chosen["port"] = _port(chosen["port"])
         if "llm_seconds" in chosen:
             chosen["llm_seconds"] = _seconds(chosen["llm_seconds"])
         settings = cls(**chosen)  # type: ignore[arg-type]
@@ -86,6 +83,16 @@ class Settings:
         if settings.reranker not in RERANKERS:
             raise SettingsError(f"Unknown reranker {settings.reranker!r}: choose one of {', '.join(RERANKERS)}.")
         return settings
+
+
+def _port(value: object) -> int:
+    try:
+        port = int(str(value))
+    except ValueError:
+        port = 0
+    if not 1 <= port <= 65535:
+        raise SettingsError(f"The port must be a number from 1 to 65535, not {value!r}.")
+    return port
 
 
 def _seconds(value: object) -> float:

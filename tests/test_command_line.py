@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -178,3 +180,15 @@ def test_errors_are_one_line_on_stderr() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_app_says_where_it_cannot_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import app as launcher
+
+    with gr.Blocks(analytics_enabled=False) as page:
+        pass
+    monkeypatch.setattr(launcher, "build", lambda *_: page)
+    with pytest.raises(typer.BadParameter, match="another --host or --port"):
+        launcher.main(host="192.0.2.1")  # an address that is kept for examples
+    with pytest.raises(typer.BadParameter, match="from 1 to 65535"):
+        launcher.main(port=99999999)

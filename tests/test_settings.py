@@ -47,12 +47,15 @@ def test_rerankers_are_opted_into_by_flag_or_environment(monkeypatch: pytest.Mon
     [
         ({"repo": "no/such/folder"}, "--repo"),
         ({"port": "eighty"}, "number"),
+        ({"port": 0}, "65535"),
+        ({"port": "65536"}, "65535"),
+        ({"port": 10**20}, "65535"),
         ({"device": "tpu"}, "cpu or cuda"),
         ({"reranker": "oracle"}, "cross-encoder"),
         ({"llm_seconds": "soon"}, "LLM_SECONDS"),
         ({"llm_seconds": "-1"}, "LLM_SECONDS"),
     ],
 )
-def test_unusable_values_are_settings_errors(flags: dict[str, str], says: str) -> None:
+def test_unusable_values_are_settings_errors(flags: dict[str, object], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Settings.read(**flags)
