@@ -7,7 +7,7 @@ would take a postponed tuple for one value. Names and docstrings become those of
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from gradio.context import Context
 from gradio.utils import get_upload_folder
 
 from personalq.errors import GenerationError, LimitError, PersonalQError, PictureError, RequestError
-from personalq.records import Frame, Job, Precision, Question, Request
+from personalq.records import Checkpoint, Frame, Job, Precision, Question, Request
 from personalq.ui import present
-from personalq.ui.controls import LAST_SEED, MOST_STEPS, REFERENCE
+from personalq.ui.controls import MOST_SEED, MOST_STEPS, REFERENCE
 from personalq.ui.desk import Desk
 from personalq.ui.limits import Limits, visitor_of, waiting
 from personalq.ui.payloads import candidate, decided, marked, ranked, reading, repeatable
@@ -104,7 +104,7 @@ class Api:
             The prompt, its spans (start and end in characters, end exclusive, and role), the trigger and warnings.
         """
         with self._turn(request):
-            chosen = self.desk.choose(self._request(query), _text(concept_id, "concept_id"))
+            chosen = self.desk.choose(self._request(query), self._concept(concept_id).id)
             return {
                 "concept_id": chosen.checkpoints[0].id,
                 "prompt": chosen.prompt,
@@ -127,7 +127,7 @@ class Api:
         Args:
             prompt: The prompt with the concept's trigger words in it, as rewrite_prompt returns it.
             concept_id: The id of the concept to load.
-            seed: Seed of the noise, 0 to 2147483647; the same seed makes the same pictures. Default 0.
+            seed: Seed of the noise, 0 to 9007199254740991; the same seed makes the same pictures. Default 0.
             steps: Denoising steps, 1 to 50.
             bits: Bits of the quantised weights, 4 or 8; the trigger's rows stay in full precision (TAQ).
 
@@ -159,7 +159,7 @@ class Api:
         with _told():
             self.limits.take(visitor_of(request), "upload")
             data, recalled = self.desk.recall(_uploaded(image))
-            return {"recipe": data, **repeatable(recalled)}
+            return {"recipe": data, **repeatable(recalled, self._size())}
 
     def vram_report(self, request: gr.Request = None) -> dict[str, Any]:
         """Report what is in memory now and what it takes, measured; on a machine without a GPU it says so.
@@ -181,25 +181,35 @@ class Api:
     def _request(self, query: Any) -> Request:
         return Request(_text(query, "query"), base=self.desk.base_name)
 
+    def _concept(self, id_: Any) -> Checkpoint:
+        """Raises RequestError for an id that no concept has."""
+        concept = self.desk.known.get(_text(id_, "concept_id"))
+        if concept is None:
+            raise RequestError("No concept has that id: search_concepts and clarify return the ids there are.")
+        return concept
+
+    def _size(self) -> tuple[int, int] | None:
+        """Width and height of the base's own pictures, once that is known."""
+        with suppress(PersonalQError):
+            return None if self.desk.loading() else self.desk.size()
+        return None
+
     def _job(self, prompt: Any, concept_id: Any, seed: Any, steps: Any) -> tuple[Job, list[str]]:
         """The job, and what the caller should know about it. Raises RequestError."""
-        text, id_ = _text(prompt, "prompt"), _text(concept_id, "concept_id")
-        if id_ not in self.desk.known:
-            raise RequestError("No concept has that id: search_concepts and clarify return the ids there are.")
-        concept = self.desk.known[id_]
+        text, concept = _text(prompt, "prompt"), self._concept(concept_id)
         role = "style" if concept.role == "style" else "trigger"
-        marks = [{"text": trigger, "role": role, "id": id_} for trigger in concept.triggers]
+        marks = [{"text": trigger, "role": role, "id": concept.id} for trigger in concept.triggers]
         spans = present.spans(text, {"prompt": None, "marks": marks})
         job = Job(
             text,
             spans=spans,
             checkpoints=((concept, concept.weight),),
-            seed=_whole(seed, "seed", 0, LAST_SEED),
+            seed=_whole(seed, "seed", 0, MOST_SEED),
             steps=_whole(steps, "steps", 1, MOST_STEPS),
         )
         if spans or not concept.triggers:
             return job, []
-        lost = f"The prompt does not contain {concept.triggers[0]!r}, the trigger of {concept.name or id_}"
+        lost = f"The prompt does not contain {concept.triggers[0]!r}, the trigger of {concept.name or concept.id}"
         return job, [f"{lost}: the concept may not show. rewrite_prompt puts it in."]
 
     def _compared(self, job: Job, precision: Precision, warnings: list[str]) -> Iterator[tuple[Any, Any, Any]]:

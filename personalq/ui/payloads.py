@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from personalq.records import Candidate, Checkpoint, Decision, Frame, NoMatch, Question, Recalled, Selection, Span
+from personalq.records import Candidate, Checkpoint, Decision, Frame, Job, NoMatch, Question, Recalled, Selection, Span
+from personalq.ui.controls import MOST_SEED, MOST_STEPS
 
 LONGEST_DESCRIPTION = 500
 """Characters."""
@@ -93,8 +94,8 @@ def reading(frame: Frame) -> dict[str, Any] | None:
     return asdict(frame.memory) if frame.memory else None
 
 
-def repeatable(found: Recalled) -> dict[str, Any]:
-    """What can be made again of a picture, and what cannot."""
+def repeatable(found: Recalled, own: tuple[int, int] | None = None) -> dict[str, Any]:
+    """What can be made again of a picture, and what cannot; `own` is the size of the base's own pictures, if known."""
     job = found.job
     here = {
         "prompt": job.prompt,
@@ -108,4 +109,19 @@ def repeatable(found: Recalled) -> dict[str, Any]:
         "height": job.height,
         "precision": found.precision,
     }
-    return {"here": here, "missing": list(found.missing), "remarks": list(found.remarks)}
+    return {"here": here, "missing": list(found.missing), "remarks": [*found.remarks, *_beyond(job, own)]}
+
+
+def _beyond(job: Job, own: tuple[int, int] | None) -> list[str]:
+    """What of a job compare_images cannot be asked for."""
+    size = own and (job.width or own[0], job.height or own[1])
+    lost = [
+        *(["a negative prompt"] if job.negative else []),
+        *([f"guidance {job.guidance:g}"] if job.guidance != Job("").guidance else []),
+        *([f"{size[0]} x {size[1]} pixels"] if size and size != own else []),
+        *([f"weight {weight:g} of {one.id}" for one, weight in job.checkpoints if weight != one.weight]),
+        *([f"{len(job.checkpoints)} concepts at once"] if len(job.checkpoints) > 1 else []),
+        *([f"{job.steps} steps ({MOST_STEPS} at most)"] if job.steps > MOST_STEPS else []),
+        *([f"seed {job.seed} (0 to {MOST_SEED})"] if not 0 <= job.seed <= MOST_SEED else []),
+    ]
+    return [f"compare_images cannot be asked for {', '.join(lost)}: its pictures will differ."] if lost else []

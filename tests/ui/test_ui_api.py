@@ -14,7 +14,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError, ValidationError
 from PIL import Image
-from scripted_desk import PIP, REX, Clock, selection
+from scripted_desk import BASE_SIZE, PIP, REX, Clock, selection
 from scripted_desk import Desk as Scripted
 from starlette.datastructures import Headers
 
@@ -132,7 +132,7 @@ def test_an_answer_to_no_question_changes_nothing() -> None:
 def test_a_prompt_is_written_for_a_concept() -> None:
     written = api().rewrite_prompt("my dog on the beach", "pip", BROWSER)
     assert written["prompt"] == "zwx dog on the beach" and written["trigger"] == "zwx dog"
-    with pytest.raises(gr.Error, match="'nobody'"):
+    with pytest.raises(gr.Error, match="No concept has that id"):
         api().rewrite_prompt("my dog", "nobody", BROWSER)
 
 
@@ -163,6 +163,11 @@ def test_bits_choose_the_precision(bits: int, precision: str) -> None:
     assert job.checkpoints == ((PIP, 1.0),) and job.spans[0].role == "trigger"
 
 
+def test_seeds_are_those_of_the_page_and_of_other_programs() -> None:
+    one = api()
+    assert compared(one, "zwx dog", "pip", 2**53 - 1, 1, 4)[-1][2]["seed"] == 2**53 - 1
+
+
 @pytest.mark.parametrize("prompt", ["a dog", "ZWX dog", "zwx dogs"])
 def test_a_prompt_without_the_trigger_is_drawn_as_it_is_and_said(prompt: str) -> None:
     one = api()
@@ -190,7 +195,7 @@ def test_leaving_stops_the_denoiser_and_frees_the_place() -> None:
         ((["zwx dog"], "pip", 0, 1, 4), "prompt must be text"),
         (("zwx dog", "nobody", 0, 1, 4), "No concept has that id"),
         (("zwx dog", "pip", -1, 1, 4), "seed must be"),
-        (("zwx dog", "pip", 2**31, 1, 4), "seed must be"),
+        (("zwx dog", "pip", 2**53, 1, 4), "seed must be"),
         (("zwx dog", "pip", "0", 1, 4), "seed must be"),
         (("zwx dog", "pip", 0, 0, 4), "steps must be"),
         (("zwx dog", "pip", 0, 51, 4), "steps must be"),
@@ -252,6 +257,25 @@ def test_a_recipe_is_what_the_file_says_and_what_can_be_repeated(uploads: Path) 
     read = one.read_recipe({"path": str(uploads / "made.png")}, BROWSER)
     assert read["recipe"] == {"prompt": "zwx dog"} and read["missing"] == ["Rex"]
     assert read["here"]["seed"] == 4 and read["here"]["concepts"] == [{"id": "pip", "weight": 0.8}]
+
+
+def test_what_compare_images_cannot_repeat_is_said(uploads: Path) -> None:
+    (uploads / "made.png").write_bytes(b"png")
+    one = api()
+
+    def remarks(job: Job) -> list[str]:
+        one.desk.recalls["made.png"] = Recalled(job, None)  # type: ignore[attr-defined]
+        told: list[str] = one.read_recipe({"path": str(uploads / "made.png")}, BROWSER)["remarks"]
+        return told
+
+    own = Job("zwx dog", width=BASE_SIZE[0], height=BASE_SIZE[1], checkpoints=((PIP, 1.0),))
+    assert remarks(own) == remarks(Job("zwx dog", seed=2**32 - 1, steps=50)) == []
+    other = Job("x", "blur", (), ((PIP, 0.8), (REX, 1.0)), 2**60, 120, 7, width=64, height=8)
+    (said,) = remarks(other)
+    for word in ("negative", "guidance 7", "64 x 8", "weight 0.8 of pip", "2 concepts", "120 steps", "seed 11529215"):
+        assert word in said
+    one.desk.busy = ["Getting ready"] * 3  # type: ignore[attr-defined]
+    assert "pixels" not in remarks(other)[0]
 
 
 def test_a_picture_without_a_recipe_is_said(uploads: Path) -> None:
