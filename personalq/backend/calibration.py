@@ -20,7 +20,7 @@ from personalq.diffusion.lazy import file_hashes, open_denoiser
 from personalq.diffusion.load import denoiser
 from personalq.errors import QuantizationError
 from personalq.quant.apply import quantize_unet
-from personalq.quant.calibrate import BUDGET, DEFAULT, calibrate, plan
+from personalq.quant.calibrate import BUDGET, DEFAULT, calibrate, check_method, plan
 from personalq.quant.observe import Observer
 from personalq.quant.sidecar import FILE, Provenance, read_sidecar
 from personalq.quant.store import save_quantized
@@ -59,6 +59,7 @@ def calibrate_base(
 
     Raises QuantizationError, and what opening models and generating pictures raises.
     """
+    check_method(method)
     if not captions or timesteps < 1:
         raise QuantizationError("There is nothing to calibrate on: give at least one caption and one timestep.")
     if alone := [item.id for job in captions for item, _ in job.checkpoints if item.kind == "dreambooth"]:

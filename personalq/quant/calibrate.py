@@ -75,8 +75,7 @@ def calibrate(
     Raises QuantizationError for unknown methods, layers that cannot be packed, layers that saw nothing, and inputs
     that are not finite.
     """
-    if method not in METHODS:
-        raise QuantizationError(f"No rounding is called {method!r}: choose one of {', '.join(METHODS)}.")
+    check_method(method)
     if segments is None and any(rule.segments or rule.dual for rule in recipe.rules):
         segments = find_segments(model)
     segments, smoothing = segments or {}, smoothing or {}
@@ -103,6 +102,12 @@ def calibrate(
         unfinished.write(path, tensors, made_from)
         statistics_file.unlink(missing_ok=True)
     return Rounded(files)
+
+
+def check_method(name: str) -> None:
+    """Raises QuantizationError for a rounding that there is not."""
+    if name not in METHODS:
+        raise QuantizationError(f"No rounding is called {name!r}: choose one of {', '.join(METHODS)}.")
 
 
 def plan(model: nn.Module, recipe: Recipe, budget: int = BUDGET) -> list[tuple[str, ...]]:

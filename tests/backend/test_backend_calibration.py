@@ -235,7 +235,9 @@ def test_what_cannot_be_calibrated_raises(engine: Engine, captions: tuple[Job, .
     ):
         with pytest.raises(QuantizationError, match=said):
             calibrate_base(engine, MIDDLE, tmp_path / "made", jobs, timesteps=timesteps)
-    assert not (tmp_path / "made").exists()
+    with pytest.raises(QuantizationError, match="gptq, adaround"):
+        calibrate_base(engine, MIDDLE, tmp_path / "made", captions, method="foo")
+    assert not list(tmp_path.glob("made*"))
 
 
 def test_an_engine_used_otherwise_meanwhile_is_noticed(
