@@ -50,7 +50,10 @@ def header_length(start: bytes, size: int) -> int:
         raise BrokenFileError("It ends before its header; download it again.")
     (length,) = struct.unpack("<Q", start[:8])
     if length > MAX_HEADER:
-        raise BrokenFileError(f"It claims a header of {length} bytes; no real file does. Do not trust it.")
+        raise BrokenFileError(
+            f"It is no .safetensors file, whatever its name: it claims a header of {length} bytes. Do not trust it; "
+            "choose another."
+        )
     if length > size - 8:
         raise BrokenFileError("It is cut off inside its header; download it again.")
     return int(length)
