@@ -23,7 +23,7 @@ class Bar(tqdm):  # type: ignore[misc]
 
 
 def main(
-    repo: Annotated[Path | None, typer.Option(help="Folder of checkpoints, catalog.jsonl, or hub:owner/name.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Folder of checkpoints, catalog.jsonl, or hub:owner/name.")] = None,
     base: Annotated[str | None, typer.Option(help="Base model: a diffusers folder or a Hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = None,

@@ -66,6 +66,8 @@ class Settings:
             own, usual = os.environ.get(f"PERSONALQ_{name.upper()}"), os.environ.get(USUAL.get(name, ""))
             values[name] = given if given is not None else own or usual or None
         chosen = {name: value for name, value in values.items() if value is not None}
+        if not str(chosen.get("repo", cls.repo)).strip():
+            raise SettingsError("The repository's name is empty: pass --repo DIR, a catalog.jsonl or hub:owner/name.")
         for name in ("repo", "cache", "pictures"):
             if name in chosen:
                 chosen[name] = Path(str(chosen[name])).expanduser()

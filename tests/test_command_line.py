@@ -166,6 +166,12 @@ def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
     assert refused.exit_code == 2 and "'--seed'" in refused.output
 
 
+@pytest.mark.parametrize("command", [["select", "a dog", "--repo", ""], ["index", " "]])
+def test_an_empty_repository_is_not_the_current_folder(command: list[str]) -> None:
+    with pytest.raises(SettingsError, match="is empty"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
 def test_unknown_precisions_and_missing_bases_say_what_to_do() -> None:
     with pytest.raises(QuantizationError, match="taq-w8a8"):
         known_precision("fp7")

@@ -46,6 +46,7 @@ def test_rerankers_are_opted_into_by_flag_or_environment(monkeypatch: pytest.Mon
     ("flags", "says"),
     [
         ({"repo": "no/such/folder"}, "--repo"),
+        ({"repo": " "}, "is empty"),
         ({"port": "eighty"}, "number"),
         ({"port": 0}, "65535"),
         ({"port": "65536"}, "65535"),

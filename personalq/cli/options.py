@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 SOURCES = "Folder of checkpoints, catalog.jsonl, hub:owner/name, hub:collection/owner/slug or hub:user/NAME."
-Repo = Annotated[Path | None, typer.Option("--repo", help=SOURCES)]
+Repo = Annotated[str | None, typer.Option("--repo", help=SOURCES)]
 Base = Annotated[str | None, typer.Option("--base", help="Base model: a diffusers folder or a Hub id.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST = 50
 """Characters of the concepts in a file's name."""
+NOT_LOADED = "  (listed only: cannot be loaded)"
 
 
 def save(engine: Engine, job: Job, frame: Frame, path: Path) -> str:
@@ -87,7 +88,10 @@ def pretty(result: dict[str, Any]) -> str:
 
 def index_text(catalog: Catalog) -> str:
     """A line for every checkpoint, then how many there are and what had to be read."""
-    lines = [f"{c.id}  {c.kind}  {', '.join(c.triggers[:3]) or '-'}  {c.name}" for c in catalog.checkpoints]
+    lines = [
+        f"{c.id}  {c.kind}  {', '.join(c.triggers[:3]) or '-'}  {c.name}" + ("" if c.loadable else NOT_LOADED)
+        for c in catalog.checkpoints
+    ]
     tally = catalog.tally
     lines.append(
         f"{len(catalog.checkpoints)} checkpoints, {len(catalog.problems)} problems; "

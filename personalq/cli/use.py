@@ -224,7 +224,7 @@ def quantize(
 
 @app.command()
 def index(
-    repository: Annotated[Path, typer.Argument(help=SOURCES)],
+    repository: Annotated[str, typer.Argument(help=SOURCES)],
     vectors: Annotated[bool, typer.Option(help="Also compute the sentence vectors that `select` needs.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -245,7 +245,8 @@ def index(
             )
     result = {
         "checkpoints": [
-            {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers} for c in catalog.checkpoints
+            {"id": c.id, "name": c.name, "kind": c.kind, "triggers": c.triggers, "loadable": c.loadable}
+            for c in catalog.checkpoints
         ],
         "bases": [str(path) for path in catalog.bases],
         "problems": [{"path": problem.place, "reason": problem.reason} for problem in catalog.problems],

@@ -64,6 +64,16 @@ def test_problems_and_a_damaged_index_are_told_on_stderr(tmp_path):
     assert "was damaged" in index(repo).stderr
 
 
+def test_what_cannot_be_loaded_is_listed_as_such(tmp_path):
+    repo = tmp_path / "repo"
+    weights(repo / "fox.safetensors")
+    (repo / "cat.ckpt").write_bytes(b"pickle")
+    listed = json.loads(index(repo, "--json").stdout)["checkpoints"]
+    assert {item["id"]: item["loadable"] for item in listed} == {"fox": True, "cat": False}
+    lines = index(repo).stdout.splitlines()
+    assert [line.endswith("(listed only: cannot be loaded)") for line in lines] == [True, False, False]
+
+
 def test_vectors_are_made_along_with_the_index(tmp_path):
     path = write(tmp_path / "c.jsonl", {"id": "x", "kind": "lora", "name": "Fox"})
     result = CliRunner().invoke(app, ["index", str(path)], catch_exceptions=False)
