@@ -9,9 +9,10 @@ import gradio as gr
 
 from personalq.ui.controls import Controls, new_seed
 from personalq.ui.events.comparison import Comparison, Pictures
-from personalq.ui.events.conversation import Conversation, Turn, filled
+from personalq.ui.events.conversation import KEEP, Conversation, Turn, filled
 from personalq.ui.events.grid import Grid, Grids
 from personalq.ui.events.shelves import FORM, Emptied, Restored, Shelves
+from personalq.ui.present import Session
 
 Parts = Mapping[str, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -139,13 +140,24 @@ def shelves(parts: Parts, page: Shelves) -> None:
 def clearing(
     parts: Parts, talk: Conversation, pictures: Comparison, grid: Grids, mine: Shelves, runs: Sequence[Any]
 ) -> None:
-    """The bin above the conversation, and Clear my data: what is being made is stopped too."""
-    bin_, clear = parts["chat"].clear, parts["clear"].click
-    bin_(talk.on_clear, parts["sess"], of(parts, *Turn._fields), **TALK)  # first: the next request may come at once
-    for cleared in (bin_, clear):
-        cleared(None, cancels=runs, queue=False, **QUIET)
-        cleared(pictures.on_away, None, of(parts, *Pictures._fields), **TALK)
-        cleared(grid.on_away, None, of(parts, *Grid._fields), **TALK)
-    kept = of(parts, "kept", "sess", "made", "history", "tally", "own_list", "shelf", "cleared")
-    clear(mine.on_clear, parts["sess"], kept, **TALK)
-    clear(mine.on_emptied, None, of(parts, *Emptied._fields), **TALK)
+    """The bin above the conversation, and Clear my data: what is being made is stopped too.
+
+    All in one event each. Several would come one after the other, the last perhaps after what the visitor did next.
+    """
+
+    def on_bin(sess: Session) -> dict[Any, Any]:
+        return named(talk.on_clear(sess), pictures.on_away(), grid.on_away())
+
+    def on_clear(sess: Session, browser: gr.Request) -> dict[Any, Any]:
+        return named(mine.on_clear(sess, browser), pictures.on_away(), grid.on_away())
+
+    def named(*given: Turn | Emptied | Pictures | Grid) -> dict[Any, Any]:
+        return {parts[name]: value for one in given for name, value in one._asdict().items() if value is not KEEP}
+
+    for event, handler, fields in (
+        (parts["chat"].clear, on_bin, Turn._fields),
+        (parts["clear"].click, on_clear, Emptied._fields),
+    ):
+        outputs = dict.fromkeys((*fields, *Pictures._fields, *Grid._fields))
+        event(None, cancels=runs, queue=False, **QUIET)
+        event(handler, parts["sess"], of(parts, *outputs), **TALK)

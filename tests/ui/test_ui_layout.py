@@ -77,7 +77,6 @@ def test_every_event_hands_its_handler_what_it_takes(blocks: gr.Blocks) -> None:
     [
         ("turn", Turn), ("on_option", Turn), ("on_card", Turn), ("on_use", Turn), ("on_compare", Pictures),
         ("on_strip", Pictures), ("on_grid", Grid), ("on_history", Restored), ("on_drop", Restored),
-        ("on_emptied", Emptied),
     ],
 )  # fmt: skip
 def test_what_a_handler_gives_goes_to_the_widgets_of_its_names(blocks: gr.Blocks, handler: str, fields: Any) -> None:
@@ -129,22 +128,23 @@ def test_a_page_is_first_as_the_controls_have_it(blocks: gr.Blocks) -> None:
 
 
 def test_clearing_brings_the_fields_and_settings_of_the_first_page_back(blocks: gr.Blocks) -> None:
-    emptied = Emptied()
+    emptied = Emptied._field_defaults
     for name in (*SETTINGS, *FORM, *(one for one in Controls._fields if one in Emptied._fields)):
-        first, empty = widget(blocks, name.replace("_", "-")).value, getattr(emptied, name)
+        first, empty = widget(blocks, name.replace("_", "-")).value, emptied[name]
         assert first == empty or not (first or empty), name
 
 
-def test_bin_and_clear_stop_what_is_being_made(blocks: gr.Blocks) -> None:
-    runs = {named(blocks, name)._id for name in ("on_compare", "on_grid")}
-    for widget_, event, order in (
-        ("chat", "clear", ["on_clear", "stop", "on_away", "on_away"]),
-        ("clear", "click", ["stop", "on_away", "on_away", "on_clear", "on_emptied"]),
-    ):
-        target = (widget(blocks, widget_)._id, event)
-        listeners = [one for one in blocks.fns.values() if target in one.targets and (one.fn or one.cancels)]
-        assert [one.fn.__name__ if one.fn else "stop" for one in listeners] == order
-        assert {id_ for one in listeners for id_ in one.cancels} == runs
+@pytest.mark.parametrize(("widget_", "event", "handler"), [("chat", "clear", "on_bin"), ("clear", "click", "on_clear")])
+def test_what_is_being_made_is_stopped_before_the_page_is_cleared_in_one(
+    blocks: gr.Blocks, widget_: str, event: str, handler: str
+) -> None:
+    target = (widget(blocks, widget_)._id, event)
+    stop, clear = (one for one in blocks.fns.values() if target in one.targets and (one.fn or one.cancels))
+    assert set(stop.cancels) == {named(blocks, name)._id for name in ("on_compare", "on_grid")}
+    assert clear.fn is not None and clear.fn.__name__ == handler
+    given = clear.fn(session(), *([browser()] if handler == "on_clear" else []))
+    assert {"chat", "studio", "outputs", "memory", "grid-out", "cands", "stop"} <= {one.elem_id for one in given}
+    assert set(given) <= set(clear.outputs)
 
 
 def test_starters_and_shelf_are_of_the_catalogue(blocks: gr.Blocks) -> None:

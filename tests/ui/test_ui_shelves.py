@@ -447,16 +447,16 @@ def test_history_and_votes_are_shown_as_they_are(page: Shelves) -> None:
 def test_clearing_leaves_nothing(page: Shelves, visitors: Visitors, tmp_path: Path) -> None:
     sess = list(adding(page, path=weights(tmp_path)))[-1][3]
     run = visitors.run("127.0.0.1 one")
-    kept_, fresh, made_, history, tally, own_list, shelf, said = page.on_clear(sess, browser())
-    assert Kept.of(kept_) == Kept() and fresh == {"visitor": "127.0.0.1 one"} and made_ == {} and own_list == ""
-    assert "listed here" in history and "No blind votes" in tally and "Gone" in said
-    assert "fox" not in shelf["value"] and shelf["visible"]
+    gone = page.on_clear(sess, browser())
+    assert Kept.of(gone.kept) == Kept() and gone.sess == {"visitor": "127.0.0.1 one"} and gone.own_list == ""
+    assert "listed here" in gone.history and "No blind votes" in gone.tally and "Gone" in gone.cleared
+    assert "fox" not in gone.shelf["value"] and gone.shelf["visible"]
     assert not run.exists() and files(visitors) == []
     assert page.desk.forgotten == [one.id for one in present.own(sess)]  # type: ignore[attr-defined]
 
 
 def test_clearing_empties_the_page_as_well(page: Shelves) -> None:
-    page_ = page.on_emptied()
+    page_ = page.on_clear({}, browser())
     assert (page_.box, page_.chat, page_.negative, page_.own_repo) == ("", None, "", "")
     assert page_.intro["visible"] and not page_.studio["visible"]
     kept_ = page.on_setting({}, *(getattr(page_, name) for name in SETTINGS))

@@ -70,8 +70,15 @@ class Restored(NamedTuple):
 
 
 class Emptied(NamedTuple):
-    """Fields and settings as they are when the page is first opened; the names are the widgets' names."""
+    """What Clear my data changes: fields and settings as they first are; the names are the widgets' names."""
 
+    kept: Any
+    sess: Any
+    history: Any
+    tally: Any
+    shelf: Any
+    cleared: Any
+    own_list: Any = ""
     box: Any = ""
     chat: Any = None
     intro: Any = gr.update(visible=True)
@@ -209,7 +216,7 @@ class Shelves:
 
     def on_added(self) -> list[Any]:
         """The form, ready for the next one; what was refused stays in it."""
-        return [getattr(Emptied(), name) for name in FORM]
+        return [Emptied._field_defaults[name] for name in FORM]
 
     def _new(
         self, visitor: str, path: str | None, repo: str, trigger: str, noun: str, base: str, license_: str
@@ -281,28 +288,21 @@ class Shelves:
             .plain()
         )
 
-    def on_clear(self, sess: Session, browser: gr.Request) -> tuple[Any, ...]:
-        """Clear my data: kept, session, what was made, panels; the files of this visitor go too."""
+    def on_clear(self, sess: Session, browser: gr.Request) -> Emptied:
+        """Clear my data: the page as it was first opened; the files of this visitor go too."""
         visitor = visitor_of(browser)
         for runs in self.runs:
             runs.wait(visitor)  # what is stopped may still write a file
         self.leave({**sess, "visitor": visitor})
-        fresh = Kept()
-        return (
-            fresh.plain(),
-            {"visitor": visitor},
-            {},
-            pictures.history(()),
-            pictures.tally({}),
-            "",
-            gr.update(value=self.conversation.shelf(), visible=True),
-            "Gone: your history, favourites, votes, settings, concepts and pictures. Copies of pictures that this page "
-            "was sent leave the server within 70 minutes.",
+        return Emptied(
+            kept=Kept().plain(),
+            sess={"visitor": visitor},
+            history=pictures.history(()),
+            tally=pictures.tally({}),
+            shelf=gr.update(value=self.conversation.shelf(), visible=True),
+            cleared="Gone: your history, favourites, votes, settings, concepts and pictures. Copies of pictures that "
+            "this page was sent leave the server within 70 minutes.",
         )
-
-    def on_emptied(self) -> Emptied:
-        """After Clear my data: what is on the page and in the settings goes too."""
-        return Emptied()
 
     def leave(self, sess: Session) -> None:
         """A visitor has left: files and checkpoints of their own go."""
