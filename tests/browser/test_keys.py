@@ -42,6 +42,8 @@ def test_ctrl_enter_generates_and_esc_stops(app_url: str, open_page: Callable[..
         page.keyboard.press("Escape")  # closes what is open, and nothing else
         expect(opened).to_have_count(0)
         expect(page.locator("#progress")).to_contain_text("step")
+    page.locator("#precision input").focus()
+    page.keyboard.press("Tab")  # away from a list, which stays open for Gradio
     assert page.get_by_label("Edit the prompt").input_value() == "a picture of lunacat cat in the snow"
     page.keyboard.press("Escape")
     expect(page.locator("#progress")).to_contain_text("Stopped")

@@ -15,7 +15,8 @@
       event.preventDefault();
       press('#go');
     } else if (event.key === 'Escape') {
-      if (document.querySelector('[role=listbox], .fullscreen')) return;  // it closes that
+      const open = document.activeElement?.matches('[role=combobox][aria-expanded=true]');
+      if (open || document.querySelector('.fullscreen')) return;  // it closes that
       press('#stop');
       press('#grid-stop');
     } else if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
