@@ -67,6 +67,22 @@ def set_number(page: Any, slider: str, value: float) -> None:
     expect(field).to_have_value(f"{value:g}")
 
 
+def set_size(page: Any, size: str) -> None:
+    field = page.locator("#size input")
+    field.fill(size)
+    field.press("Tab")
+
+
+def begin(page: Any) -> None:
+    """A comparison that takes long on a fast machine too, under way."""
+    if not page.locator("#size").is_visible():
+        open_part(page, "More: negative prompt")
+    set_size(page, "384 x 384")
+    set_number(page, "steps", 50)
+    page.locator("#go").click()
+    expect(page.locator("#progress")).to_contain_text("Full precision · step")
+
+
 def number(page: Any, slider: str) -> float:
     return float(page.locator(f"#{slider} input[type=number]").input_value())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steps import ask, choices, choose, expect, generate, open_part, open_tab, see_toast, set_number
+from steps import ask, begin, choices, choose, expect, generate, open_part, open_tab, see_toast, set_number, set_size
 
 from personalq.settings import SAMPLE_REPO
 
@@ -81,14 +81,13 @@ def first_screen(page: Any) -> Iterator[str]:
 def pictures(page: Any) -> Iterator[str]:
     open_part(page, "More: negative prompt")
     set_number(page, "batch", 2)
-    set_number(page, "steps", 50)
-    page.get_by_role("button", name="Generate both").click()
-    expect(page.locator("#progress")).to_contain_text("step")
+    begin(page)
     yield "drawing"
     page.keyboard.press("Escape")
     expect(page.locator("#progress")).to_contain_text("Stopped")
     expect(page.locator("#go")).to_be_enabled()
     yield "stopped"
+    set_size(page, "Square")
     generate(page, steps=1)
     for name in ("Side by side", "Slider", "Flip", "Difference"):
         page.get_by_label(name, exact=True).check()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Apps
-from steps import choose, expect, generate, open_tab, prompt, served, set_number
+from steps import begin, choose, expect, generate, open_tab, prompt, served, set_number
 
 from personalq.settings import SAMPLE_REPO
 
@@ -87,9 +87,7 @@ def test_two_at_once_wait_for_each_other_and_get_their_own(url: str, temporary: 
     for page, name in zip(pages.values(), ("Luna", "Clover"), strict=True):
         choose(page, name)
     first, second = pages.values()
-    set_number(first, "steps", 50)
-    first.get_by_role("button", name="Generate both").click()
-    expect(first.locator("#progress")).to_contain_text("of 50")
+    begin(first)
     set_number(second, "steps", 2)
     second.get_by_role("button", name="Generate both").click()
     expect(second.locator("#progress .progress-text")).to_contain_text(re.compile(r"queue: 1/1"))
@@ -123,10 +121,8 @@ def test_a_closed_tab_stops_its_picture(url: str, temporary: Path, open_page: Op
     gone, next_one = open_page(url), open_page(url)
     choose(gone, "Luna")
     choose(next_one, "Clover")
-    set_number(gone, "steps", 50)
     before = {*files(temporary, "runs/*")}
-    gone.get_by_role("button", name="Generate both").click()
-    expect(gone.locator("#progress")).to_contain_text("Full precision · step")
+    begin(gone)
     (run,) = {*files(temporary, "runs/*")} - before
     gone.close()
     generate(next_one, steps=2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from PIL import Image
-from steps import ask, choices, expect, is_drawn, picture, prompt, set_number
+from steps import ask, begin, choices, expect, is_drawn, picture, prompt, set_number
 
 from personalq.catalog.scan import Catalog, scan
 from personalq.settings import Settings
@@ -101,9 +100,7 @@ def test_stop_in_the_middle_and_start_again(app_url: str, catalog: Catalog, open
     ask(page, REQUEST)
     choices(page).first.click()
     see_the_prompt(page, catalog)
-    set_number(page, "steps", 50)
-    page.get_by_role("button", name="Generate both").click()
-    expect(page.locator("#progress")).to_contain_text(re.compile(r"step \d+ of 50"))
+    begin(page)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#progress")).to_contain_text("Stopped")
     expect(page.locator("#stop")).to_be_hidden()

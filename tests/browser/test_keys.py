@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from steps import ask, choices, choose, expect, generate, set_number
+from steps import ask, choices, choose, expect, generate, open_part, set_number, set_size
 
 REQUEST = "my dog on the beach"
 
@@ -29,6 +29,8 @@ def test_a_digit_answers_the_question_and_in_a_field_is_typed(app_url: str, open
 def test_ctrl_enter_generates_and_esc_stops(app_url: str, open_page: Callable[..., Any]) -> None:
     page = open_page(app_url)
     choose(page, "Luna")
+    open_part(page, "More: negative prompt")
+    set_size(page, "384 x 384")
     set_number(page, "steps", 50)
     page.get_by_label("Edit the prompt").fill("a picture of lunacat cat in the snow")
     page.keyboard.press("Control+Enter")

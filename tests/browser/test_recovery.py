@@ -9,6 +9,7 @@ from typing import Any
 from steps import (
     ask,
     await_pictures,
+    begin,
     choices,
     choose,
     expect,
@@ -20,6 +21,7 @@ from steps import (
     see_toast,
     served,
     set_number,
+    set_size,
 )
 
 Open = Callable[..., Any]
@@ -27,12 +29,6 @@ Open = Callable[..., Any]
 
 def seed(page: Any) -> str:
     return str(page.get_by_label("Seed", exact=True).input_value())
-
-
-def set_size(page: Any, size: str) -> None:
-    field = page.locator("#size input")
-    field.fill(size)
-    field.press("Tab")
 
 
 def test_a_picture_that_failed_is_tried_again_by_one_click(app_url: str, open_page: Open) -> None:
@@ -67,13 +63,6 @@ def test_a_full_queue_is_said_and_can_be_tried_again(app_url: str, open_page: Op
     expect(page.locator("#stop")).to_be_hidden()
     page.unroute("**/queue/join*")
     generate(page, steps=1)
-
-
-def begin(page: Any) -> None:
-    """A picture of 50 steps, under way."""
-    set_number(page, "steps", 50)
-    page.get_by_role("button", name="Generate both").click()
-    expect(page.locator("#progress")).to_contain_text("Full precision · step")
 
 
 def test_a_picture_that_waited_is_of_the_concept_it_was_asked_for(app_url: str, open_page: Open) -> None:
