@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -103,19 +105,27 @@ def prompt(page: Any) -> str:
     return str(page.get_by_label("Edit the prompt").input_value())
 
 
-def await_pictures(page: Any) -> None:
-    """Until a comparison that was just begun has ended."""
-    page.wait_for_function("document.getElementById('go').disabled")
-    expect(page.locator("#go")).to_be_enabled()
+@contextmanager
+def drawing(page: Any) -> Iterator[None]:
+    """What is done within begins a comparison; afterwards it has come to its end.
+
+    A short one may end between two frames, so no button is waited for that is off meanwhile: the words above the
+    pictures are new ones.
+    """
+    page.evaluate("document.querySelector('#progress .pq-progress')?.setAttribute('data-old', '')")
+    yield
+    page.wait_for_function(
+        """() => /Both pictures (from|are)/.test(document.querySelector('#progress')?.textContent)
+          && !document.querySelector('#progress [data-old]') && !document.getElementById('go').disabled"""
+    )
 
 
 def generate(page: Any, steps: int | None = None) -> None:
     """Both pictures, to the end."""
     if steps is not None:
         set_number(page, "steps", steps)
-    page.get_by_role("button", name="Generate both").click()
-    await_pictures(page)
-    expect(page.locator("#progress")).to_contain_text("Both pictures")
+    with drawing(page):
+        page.get_by_role("button", name="Generate both").click()
 
 
 def served(page: Any, name: str) -> bytes:

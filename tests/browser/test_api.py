@@ -106,7 +106,7 @@ def test_memory_is_reported(client: Any) -> None:
     [
         ("search_concepts", ("cat", "five"), "limit"),
         ("search_concepts", (" ", 5), "query"),
-        ("rewrite_prompt", ("cat", "No concept has that id"), "no-such-concept"),
+        ("rewrite_prompt", ("cat", "no-such-concept"), "No concept has that id"),
         ("compare_images", ("cat", CONCEPT, 0, 51, 4), "steps"),
         ("compare_images", ("cat", CONCEPT, -1, 2, 4), "seed"),
         ("compare_images", ("cat", CONCEPT, 0, 2, 5), "bits"),

@@ -9,7 +9,6 @@ from typing import Any
 from conftest import Apps
 from PIL import Image
 from steps import (
-    await_pictures,
     choose,
     expect,
     generate,
@@ -141,8 +140,7 @@ def test_settings_and_theme_survive_and_can_be_cleared(app_url: str, open_page: 
     open_tab(page, "Draw")
     choose(page, "Luna")
     expect(page.locator("#precision input")).to_have_value("NF4 4-bit")
-    page.get_by_role("button", name="Generate both").click()
-    await_pictures(page)
+    generate(page)
 
     open_tab(page, "Settings")
     page.get_by_role("button", name="Clear my data").click()

@@ -8,10 +8,10 @@ from typing import Any
 
 from steps import (
     ask,
-    await_pictures,
     begin,
     choices,
     choose,
+    drawing,
     expect,
     generate,
     open_part,
@@ -46,9 +46,8 @@ def test_a_picture_that_failed_is_tried_again_by_one_click(app_url: str, open_pa
         expect(page.locator("#go")).to_be_enabled()
     assert prompt(page) == "a picture of lunacat cat"
     set_size(page, "96 x 128")
-    choices(page).filter(has_text="Try again").click()
-    await_pictures(page)
-    expect(page.locator("#progress")).to_contain_text("Both pictures")
+    with drawing(page):
+        choices(page).filter(has_text="Try again").click()
     assert picture(page, "picture-b").size == (96, 128)
     expect(page.locator("#chat button.option")).to_have_count(0)
 
