@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from personalq.checkin.answer import beyond, clicked, indifferent, opening, with_digits
+from personalq.checkin.answer import (
+    beyond,
+    clicked,
+    indifferent,
+    month_of,
+    numeral,
+    opening,
+    refers,
+    signed,
+    with_digits,
+)
 from personalq.checkin.bases import fits
 from personalq.checkin.clock import Clock
 from personalq.checkin.decide import (
+    NEAREST,
     STAGES,
     Reading,
     Thresholds,
@@ -25,10 +35,11 @@ from personalq.checkin.decide import (
     sure,
 )
 from personalq.checkin.dense import Encoder
+from personalq.checkin.evidence import Standing, asks_for, covered, quoted, speaks_for
 from personalq.checkin.intent import LONGEST, parse, without_consumed
 from personalq.checkin.profile import Profile
 from personalq.checkin.question import EDITION, NONE_OF_THESE, label_of
-from personalq.checkin.ranking import Ranking, rank, weigh
+from personalq.checkin.ranking import Ranking, rank
 from personalq.checkin.rerank.embedded import Embedded
 from personalq.checkin.rerank.fallback import Fallback
 from personalq.checkin.rerank.features import Asked, date_fit, denied, version_fit
@@ -38,13 +49,13 @@ from personalq.checkin.stores.choose import Server
 from personalq.checkin.versions import meant, resolve
 from personalq.checkin.words import content_words, words
 from personalq.errors import RequestError, UnknownCheckpointError
-from personalq.records import Candidate, Checkpoint, Decision, Intent, Option, Question, Request, Selection
+from personalq.records import Candidate, Checkpoint, Decision, Intent, NoMatch, Option, Question, Request, Selection
 
-_UNRELATED = 0.25
-"""Share of an answer's words that some candidate must say for it to be an answer by its words."""
-_CONSTRAINT = "it is what the answer asks for"
-_MEANT = 0.3
-"""Cosine with a candidate from which an answer may describe it in other words."""
+_POSSIBLE = 0.001
+"""Share of a question's candidates from which one that was not offered may be meant by the answer."""
+_SHARED = 0.9
+"""Match of a word from which a checkpoint is called by it or tagged with it, or is of that class."""
+_UNCLEAR = "The answer means none of the options more than another, and is no request for anything else here."
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,22 @@ class Pending:
             return cls(asked, str(stored["text"]), tuple(options))
         except (KeyError, TypeError, ValueError) as broken:
             raise RequestError(f"The pending question was lost ({broken}); type the request again.") from None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question as its answer finds it: the request, the ranking it was about, and the models in question."""
+
+    reading: Reading
+    ranking: Ranking
+    offered: frozenset[str]
+    known: frozenset[str]
+    """Those offered, and others that the request may have meant."""
+
+    @classmethod
+    def of(cls, reading: Reading, ranking: Ranking, offered: Set[str]) -> _Asked:
+        possible = {model.group for model in ranking.models if model.probability >= _POSSIBLE}
+        return cls(reading, ranking, frozenset(offered), frozenset(offered | possible))
 
 
 def _texts(*values: object) -> None:
@@ -149,10 +176,12 @@ class CheckIn:
         return _told(decide(self._index, reading, thresholds or self._thresholds, clock), clock, scoring)
 
     def answer(self, pending: Pending, text: str) -> Decision:
-        """Settle a pending question by an option's id, label or number, or by free text; never asks again.
+        """Settle a pending question by an option's id, label or number, or by free text; never asks it again.
 
-        Text that has nothing to do with the candidates is a new request. Raises RequestError for an answer that is
-        empty, without words or too long, or when the options are no longer in the catalogue.
+        Text that surely means a model not in question is a new request, and may be asked about as such. Text that
+        speaks for no option more than for another (see `evidence`) is a NoMatch that names the options: nothing is
+        picked by guessing. Raises RequestError for an answer that is empty, without words, too long or the number of
+        no option, or when the options are no longer in the catalogue.
         """
         if len(text) > LONGEST:
             raise RequestError(f"The answer has {len(text)} characters; shorten it to {LONGEST} at most.")
@@ -164,15 +193,17 @@ class CheckIn:
         clock, scoring = Clock(), Fallback(self._chosen, self._default)
         reading = read(self._index, scoring, pending.request, clock)
         asked = self._asked_slot(reading, offered)
-        option = clicked(text, pending.options)
-        if option is None and beyond(text, pending.options) and not pending.options[0].id.startswith(EDITION):
-            raise RequestError(f"There is no option {text.strip()}; choose one of those shown or type which you mean.")
-        if pending.options[0].id.startswith(EDITION):
+        groups = {self._index.by_id[each].group for each in offered if each in self._index.by_id}
+        versions = pending.options[0].id.startswith(EDITION)
+        if signed(text) or (beyond(text, pending.options) and not versions):
+            raise _no_option(text)
+        option = clicked(text, pending.options, self._shared(text, offered))
+        if versions:
             return self._edition(reading, asked, pending, option, text, clock, scoring)
         if option is not None and option.id == NONE_OF_THESE:
             return _told(self._rest(reading, asked, set(offered), clock), clock, scoring)
         if option is None and not indifferent(text):
-            return self._typed(reading, asked, text, clock, scoring)
+            return self._typed(_Asked.of(reading, asked, groups), text, clock, scoring)
         ids = option.checkpoint_ids if option else offered
         kept = [item for item in asked.candidates if item.checkpoint.id in ids]
         if not kept:
@@ -190,28 +221,92 @@ class CheckIn:
         chosen = selection(intent, [checkpoint], 1.0, f"{label_of(checkpoint)}: chosen by you.", (), clock)
         return replace(chosen, timings_ms=clock.read(*STAGES))
 
-    def _typed(self, reading: Reading, asked: Ranking, text: str, clock: Clock, scoring: Fallback) -> Decision:
-        """Rerank the question's candidates by the answer, on top of what the request said."""
-        said = replace(reading.request, text=with_digits(opening(text)))
+    def _shared(self, text: str, offered: Sequence[str]) -> frozenset[str]:
+        """The words of an answer that everything offered says alike ("dog" of dogs), so that they choose nothing."""
+        profiles = [self._index.by_id[each] for each in offered if each in self._index.by_id]
+        return frozenset(
+            word for word in content_words(text) if all(profile.match(word)[1] >= _SHARED for profile in profiles)
+        )
+
+    def _typed(self, asked: _Asked, text: str, clock: Clock, scoring: Fallback) -> Decision:
+        """What an answer in words means: a model in question, a request of its own, or nothing that can be told."""
+        said = replace(asked.reading.request, text=with_digits(opening(text)))
         intent = parse(said, self._index.bases, self._index.nouns)
-        rescored = self._index.rescore(intent, [item.checkpoint.id for item in asked.candidates], clock)
-        chooses = bool(intent.base or intent.kind or intent.version or intent.time_range)
-        constrained = (chooses and not content_words(without_consumed(intent))) or _only_denies(intent)
-        if not constrained and self._unrelated(intent, asked, rescored, clock, scoring):
-            fresh = replace(reading.request, text=text)
-            return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
+        may_request = not _only_constrains(intent) and not refers(text) and not numeral(text)
+        pick = self._spoken_for(asked, intent, clock, scoring)
+        if pick is None or pick.rerank < 0 or self._index.by_id[pick.checkpoint.id].group not in asked.known:
+            another = may_request and not intent.negatives
+            if another and self._means_another(intent, asked.known, clock, scoring):
+                return self._ask(replace(asked.reading.request, text=text), scoring)
+        if pick is None and _only_denies(intent):
+            pick = self._left_by(asked, intent.negatives, clock, scoring)
+        if pick is not None:
+            joint = _together(asked.reading.intent, intent)
+            return _told(self._settle(asked.reading, asked.ranking, pick, joint, clock), clock, scoring)
+        if numeral(text):
+            raise _no_option(text)
+        return self._request(asked, intent if may_request else None, text, clock, scoring)
+
+    def _spoken_for(self, asked: _Asked, intent: Intent, clock: Clock, scoring: Fallback) -> Candidate | None:
+        """The best of the question's candidates, reranked by the answer on top of what the request said.
+
+        None unless the answer's constraints leave out something that was offered, or its words speak for that one. Its
+        `rerank` is that of the answer alone, 0 for an answer that only constrains.
+        """
+        ids = [item.checkpoint.id for item in asked.ranking.candidates]
+        found = self._index.rescore(intent, ids, clock)
+        profiles = [self._index.by_id[item.checkpoint.id] for item in found]
+        groups = [profile.group for profile in profiles]
+        bare = _only_constrains(intent)
         with clock.stage("rerank"):
-            told = ([0.0] * len(rescored), [_CONSTRAINT] * len(rescored))
-            logits, reasons = told if constrained else scoring.score(intent, rescored)
-            before = {item.checkpoint.id: item.rerank for item in asked.candidates}
-            joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, rescored, strict=True)]
-            kept = list(range(len(rescored)))
-            for meets in _constraints(intent, reading.request.base):
-                kept = [at for at in kept if meets(self._index.by_id[rescored[at].checkpoint.id])] or kept
-            rescored, joint = [rescored[at] for at in kept], [joint[at] for at in kept]
-            ranking = weigh(self._index, scoring, asked.intent, rescored, joint, [reasons[at] for at in kept])
-        joined = _together(reading.intent, intent)
-        return _told(self._settle(reading, asked, ranking.candidates[0], joined, clock), clock, scoring)
+            logits = [0.0] * len(found) if bare else scoring.score(intent, found)[0]
+        before = {item.checkpoint.id: item.rerank for item in asked.ranking.candidates}
+        joint = [logit + before[item.checkpoint.id] for logit, item in zip(logits, found, strict=True)]
+        kept, decisive = list(range(len(found))), False
+        shown = [profile for profile in profiles if profile.group in asked.offered]
+        for meets in _constraints(intent, asked.reading.request.base, shown):
+            passing = [at for at in kept if meets(profiles[at])]
+            left = {groups[at] for at in passing}
+            if left & asked.known:
+                decisive = decisive or bool(({groups[at] for at in kept} - left) & asked.offered)
+                kept = passing
+        kept.sort(key=lambda at: -joint[at])
+        if not decisive and not bare:
+            said = Asked.of(intent, self._index.rarity).everything
+            stands: dict[str, Standing] = {}
+            for at in kept:
+                alike = max(found[at].dense, found[at].body)
+                word_for_word = quoted(intent.text, found[at].checkpoint)
+                stands.setdefault(groups[at], Standing(covered(said, profiles[at]), alike, logits[at], word_for_word))
+            one = stands.pop(groups[kept[0]])
+            others = [standing for group, standing in stands.items() if group in asked.offered]
+            decisive = speaks_for(one, others or stands.values())
+        return replace(found[kept[0]], rerank=logits[kept[0]]) if decisive else None
+
+    def _left_by(self, asked: _Asked, denied: Sequence[str], clock: Clock, scoring: Fallback) -> Candidate | None:
+        """The likeliest that was offered beside those that denied descriptions speak for; None if they do for none."""
+        rest = set(asked.offered)
+        for phrase in denied:
+            intent = parse(replace(asked.reading.request, text=phrase), self._index.bases, self._index.nouns)
+            meant = self._spoken_for(asked, intent, clock, scoring)
+            if meant:
+                rest.discard(self._index.by_id[meant.checkpoint.id].group)
+        if rest == asked.offered:
+            return None
+        left = (item for item in asked.ranking.candidates if self._index.by_id[item.checkpoint.id].group in rest)
+        return next(left, None)
+
+    def _request(self, asked: _Asked, intent: Intent | None, text: str, clock: Clock, scoring: Fallback) -> Decision:
+        """The decision of an answer taken as a request, where that is about models that were not offered."""
+        if intent is not None:
+            decision = self._ask(replace(asked.reading.request, text=text), scoring)
+            profiles = [self._index.by_id[each] for each in _named(decision)]
+            subject = Asked.of(intent, self._index.rarity).subject
+            chooses = intent.base or intent.kind or intent.version or intent.time_range or intent.negatives
+            elsewhere = asked.offered.isdisjoint(profile.group for profile in profiles)
+            if elsewhere and asks_for(subject, profiles) and not (chooses and isinstance(decision, Question)):
+                return decision
+        return _told(_unclear(asked), clock, scoring)
 
     def _edition(
         self,
@@ -226,9 +321,9 @@ class CheckIn:
         """The version that the answer names; of those it leaves open, or did not want, the newest."""
         group = self._index.by_id[pending.options[0].checkpoint_ids[0]].group
         said = parse(replace(reading.request, text=text), self._index.bases, self._index.nouns)
-        if option is None and not indifferent(text) and self._means_another(said, {group}, clock, scoring):
-            fresh = replace(reading.request, text=text)
-            return self._ask(fresh, scoring, replace(self._thresholds, ask=math.inf))
+        typed = option is None and not indifferent(text)
+        if typed and not refers(text) and self._means_another(said, {group}, clock, scoring):
+            return self._ask(replace(reading.request, text=text), scoring)
         if said.version or said.time_range:
             option = None
         left = list(meant(self._index, reading.intent, group, reading.request.base, described=True).open)
@@ -240,9 +335,12 @@ class CheckIn:
         elif not indifferent(text):
             joint = _together(reading.intent, said)
             found = meant(self._index, joint, group, reading.request.base, described=True)
-            left = list(found.open)
-            if not left:
+            if not found.open:
                 return _told(no_match(self._index, reading, found.remark), clock, scoring)
+            if len(found.open) == len(left):
+                intent = None if refers(text) else said
+                return self._request(_Asked.of(reading, asked, {group}), intent, text, clock, scoring)
+            left = list(found.open)
         if not left:
             return _told(
                 no_match(self._index, reading, "None of the versions offered, and there is no other."), clock, scoring
@@ -250,28 +348,13 @@ class CheckIn:
         why = f"{label_of(left[-1])}: {left[-1].version or left[-1].id}, by your answer."
         return _told(selection(reading.intent, [left[-1]], 1.0, why, asked.candidates, clock), clock, scoring)
 
-    def _unrelated(
-        self, intent: Intent, asked: Ranking, rescored: Sequence[Candidate], clock: Clock, scoring: Fallback
-    ) -> bool:
-        """Whether an answer is a request of its own: it says nothing of the candidates, or surely means another."""
-        if intent.base or intent.kind or intent.version or intent.time_range or intent.negatives:
-            return False
-        profiles = [self._index.by_id[item.checkpoint.id] for item in asked.candidates]
-        said = Asked.of(intent, self._index.rarity).everything
-        total = sum(said.values())
-        covers = [sum(share * profile.match(word)[1] for word, share in said.items()) / total for profile in profiles]
-        alike = max((max(item.dense, item.body) for item in rescored), default=0.0)
-        described = alike >= _MEANT and len(content_words(intent.text)) > 1
-        if max(covers, default=0.0) < _UNRELATED and not described:
-            return True
-        return self._means_another(intent, {profile.group for profile in profiles}, clock, scoring)
-
-    def _means_another(self, intent: Intent, known: set[str], clock: Clock, scoring: Fallback) -> bool:
-        """Whether an answer, read as a request, surely means a model that was not in question."""
+    def _means_another(self, intent: Intent, known: Set[str], clock: Clock, scoring: Fallback) -> bool:
+        """Whether an answer, read as a request, surely means a model that was not in question, and says so."""
         fresh = rank(self._index, scoring, intent, None, clock)
-        return (
-            sure(fresh, self._thresholds) and fresh.none < self._thresholds.none and fresh.models[0].group not in known
-        )
+        if not sure(fresh, self._thresholds) or fresh.none >= self._thresholds.none or fresh.models[0].group in known:
+            return False
+        said, best = Asked.of(intent, self._index.rarity), self._index.by_id[fresh.models[0].best.checkpoint.id]
+        return asks_for(said.subject, [best]) and asks_for(said.everything, [best])
 
     def _settle(self, reading: Reading, asked: Ranking, pick: Candidate, intent: Intent, clock: Clock) -> Decision:
         """The picked model in the version meant, beside the other slot's best when the request had two."""
@@ -323,20 +406,54 @@ def _told(decision: Decision, clock: Clock, scoring: Fallback) -> Decision:
     return replace(decision, timings_ms=decision.timings_ms or clock.read(*STAGES), remarks=scoring.remarks)
 
 
+def _no_option(text: str) -> RequestError:
+    return RequestError(f'There is no option "{text.strip()}"; choose one of those shown or type which you mean.')
+
+
+def _named(decision: Decision) -> list[str]:
+    """The ids a decision picks or offers."""
+    if isinstance(decision, Selection):
+        return [checkpoint.id for checkpoint in decision.checkpoints]
+    options = decision.options if isinstance(decision, Question) else ()
+    return [each for option in options for each in option.checkpoint_ids]
+
+
+def _unclear(asked: _Asked) -> NoMatch:
+    """No match for an answer that does not tell; the nearest are what was offered."""
+    nearest = tuple(model.best for model in asked.ranking.models if model.group in asked.offered)[:NEAREST]
+    named = ", ".join(label_of(candidate.checkpoint) for candidate in nearest)
+    return NoMatch(nearest, f"{_UNCLEAR} Nearest: {named}.", asked.ranking.candidates)
+
+
+def _only_constrains(intent: Intent) -> bool:
+    """Whether an answer states a base, kind, version or time, or what is not meant, and describes nothing."""
+    chooses = bool(intent.base or intent.kind or intent.version or intent.time_range)
+    return (chooses and not content_words(without_consumed(intent))) or _only_denies(intent)
+
+
 def _only_denies(intent: Intent) -> bool:
     """Whether an answer says what is not meant and nothing else."""
     denied_words = {word for phrase in intent.negatives for word in content_words(phrase)}
     return bool(denied_words) and set(content_words(intent.text)) <= denied_words | {"not", "neither", "nor", "no"}
 
 
-def _constraints(intent: Intent, loaded: str | None) -> tuple[Callable[[Profile], bool], ...]:
+def _constraints(
+    intent: Intent, loaded: str | None, offered: Sequence[Profile]
+) -> tuple[Callable[[Profile], bool], ...]:
     """What an answer asks of a checkpoint beside its words, the firmest first; one that none meets is let go."""
+    days = [(profile.checkpoint.created_at or "")[:10] for profile in offered]
+    month = month_of(intent.text) if intent.time_range is None else None
+    compares = intent.version in ("first", "newest") and _only_constrains(intent) and bool(days) and all(days)
+    day = (min if intent.version == "first" else max)(days) if compares else None
     return (
         lambda profile: not denied(intent, profile),
         lambda profile: intent.base is None or fits(profile.checkpoint.base, intent.base) is True,
         lambda profile: allowed(profile.checkpoint, intent, loaded),
         lambda profile: version_fit(intent, profile.checkpoint) >= 0,
+        lambda profile: version_fit(intent, profile.checkpoint) > 0,
         lambda profile: date_fit(intent, profile.checkpoint) >= 0,
+        lambda profile: month is not None and (profile.checkpoint.created_at or "")[5:7] == month,
+        lambda profile: day is None or (profile.checkpoint.created_at or "")[:10] == day,
     )
 
 
