@@ -29,6 +29,7 @@ from personalq.records import (
     Difference,
     Frame,
     Job,
+    NoMatch,
     Precision,
     Question,
     Recalled,
@@ -84,7 +85,7 @@ class Desk:
         return self._checking(own).ask(request)
 
     def answer(self, pending: Mapping[str, Any], text: str, own: Own = ()) -> tuple[Request, Decision]:
-        """What the answer settles, and the request it belongs to: an unrelated answer is a new one.
+        """What the answer settles, and the request it belongs to: one that means something else is a new one.
 
         Raises RequestError.
         """
@@ -258,6 +259,8 @@ class Desk:
 
 
 def _settles(decision: Decision, asked: Pending) -> bool:
-    """Whether a decision is about the options that were offered."""
+    """Whether a decision is about the options that were offered: one of them, or that none was clearly meant."""
     offered = {id_ for option in asked.options for id_ in option.checkpoint_ids}
+    if isinstance(decision, NoMatch):
+        return bool(decision.nearest) and offered.issuperset(one.checkpoint.id for one in decision.nearest)
     return isinstance(decision, Selection) and not offered.isdisjoint(one.id for one in decision.checkpoints)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from personalq.errors import RequestError, SettingsError, UnknownCheckpointError
-from personalq.records import Checkpoint, Job, Question, Request, Selection
+from personalq.records import Checkpoint, Job, NoMatch, Question, Request, Selection
 from personalq.settings import Settings
 from personalq.ui.desk import Desk
 
@@ -53,6 +53,14 @@ def test_an_unrelated_answer_is_a_request_of_its_own(desk: Desk) -> None:
     kept, decision = desk.answer(desk.pending(request, question), "the star mug in the snow")
     assert kept.text == "the star mug in the snow"
     assert isinstance(decision, Selection) and decision.checkpoints[0].name == "Star mug"
+
+
+def test_an_answer_that_means_nothing_keeps_the_request(desk: Desk) -> None:
+    request, question = ask(desk)
+    kept, decision = desk.answer(desk.pending(request, question), "banana spaceship")
+    assert isinstance(decision, NoMatch) and kept == request
+    chosen = desk.choose(kept, decision.nearest[0].checkpoint.id)
+    assert "beach" in chosen.prompt and "banana" not in chosen.prompt
 
 
 def test_a_lost_question_and_an_unknown_checkpoint_are_typed_errors(desk: Desk) -> None:

@@ -24,7 +24,8 @@ def page(app: App, chromium: Path, steps: int) -> dict[str, float]:
     """Seconds from a request to its candidates, from Generate to first preview and both pictures, and Stop.
 
     Pictures are made twice: `cold` is the first pair of the process at that precision, `warm` the second. `stop_s` is
-    from the click on Stop in a run of 50 steps until the denoiser has let go; `step_s` is what one of its steps takes.
+    from the click on Stop in a run of four pairs of 50 steps until the denoiser has let go; `step_s` is what one of
+    those steps takes.
     Raises BenchError without Playwright or Chromium.
     """
     try:
@@ -74,8 +75,12 @@ def _draw(visitor: Any) -> dict[str, float]:
 
 
 def _stop(visitor: Any) -> dict[str, float]:
-    visitor.locator("#steps input[type=number]").fill("50")
-    visitor.keyboard.press("Tab")
+    visitor.get_by_role("button", name="More: negative prompt").click()
+    visitor.locator("#batch input[type=number]").wait_for()
+    visitor.wait_for_timeout(500)
+    for slider, value in (("batch", "4"), ("steps", "50")):
+        visitor.locator(f"#{slider} input[type=number]").fill(value)
+        visitor.keyboard.press("Tab")
     visitor.locator("#go").click()
     first, before = _step(visitor, 3), time.perf_counter()
     seen = _step(visitor, first + 10) - first
@@ -90,7 +95,7 @@ def _step(visitor: Any, least: int) -> int:
     """The step that is shown, once it is `least` or later: not every one stays long enough to be seen."""
     until = time.perf_counter() + WAIT / 1000
     while time.perf_counter() < until:
-        shown = re.search(r"step (\d+) of 50", visitor.locator("#progress").inner_text())
+        shown = re.search(r"step (\d+) of 200", visitor.locator("#progress").inner_text())
         if shown and int(shown[1]) >= least:
             return int(shown[1])
     raise BenchError("The page shows no steps: run the app and look.")
