@@ -9,8 +9,6 @@ from contextlib import contextmanager
 
 LONGEST_STEP = 120
 """Seconds a stopped run may take to end; after that nobody waits for it."""
-
-
 PACE = 0.1
 """Seconds between two looks at a picture in the making: to show one costs more than a step of a small model."""
 
